@@ -121,9 +121,11 @@ def span_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return reach
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Storage:
-    """A run of bytes that one or more tensors look into.
+    """A run of bytes that one or more tensors look into; compared by identity, so sharing is `is`.
+
+    Some containers name a storage before they say where its bytes are: `data` is then filled in by the reader.
 
     Attributes:
         id: unique in its file; the record's key or name where the format has one.

@@ -81,6 +81,26 @@ class SetOf:
         self.frozen = frozen
 
 
+class StorageRef:
+    """A storage that was saved as such, without a tensor around it, or the argument of a rebuild function.
+
+    Attributes:
+        storage: the bytes.
+        dtype: element type of a typed storage, ``uint8`` for an untyped one.
+        offset: first element, in elements of `dtype` (views of old streams start inside their root).
+        numel: number of elements.
+    """
+
+    __slots__ = ("dtype", "numel", "offset", "storage")
+
+    def __init__(self, storage: Storage, dtype: str, offset: int, numel: int) -> None:
+        """Keep the four facts."""
+        self.storage = storage
+        self.dtype = dtype
+        self.offset = offset
+        self.numel = numel
+
+
 class Tensor:
     """A strided tensor that looks into a storage.
 
@@ -212,7 +232,7 @@ class Record:
 
 Value: TypeAlias = (
     "None | bool | int | float | complex | str | bytes | list[Value] | tuple[Value, ...] | "
-    "Global | Map | SetOf | Tensor | SparseTensor | Module | Record"
+    "Global | Map | SetOf | StorageRef | Tensor | SparseTensor | Module | Record"
 )
 
 
