@@ -30,7 +30,7 @@ class Limits:
 
     pickle_bytes: int = 256 * 1024**2
     opcodes: int = 10_000_000
-    stack: int = 1_000_000
+    stack: int = 10_000_000
     depth: int = 500
     integer_bits: int = 4096
     members: int = 1_000_000

@@ -43,6 +43,8 @@ class Opened:
         members: parts of the container, in the order of the file.
         facts: what the container knows beyond its tensors: ``byteorder``, ``version``, metadata, ...
         close_files: called by `close`.
+        listed: whether the object could be read at all; False for another kind of file and for one cut so early that
+            its tensors are unknown. The findings say why.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Opened:
     members: tuple[Member, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     close_files: Callable[[], None] = lambda: None
+    listed: bool = True
 
     def close(self) -> None:
         """Close the files that the ranges read from."""

@@ -156,6 +156,8 @@ class TensorEntry:
         layout: ``strided``; the parts of other tensors are entries of their own with the layout of the whole.
         requires_grad: as saved.
         parameter: whether it was an `nn.Parameter`.
+        conj: whether the values are the complex conjugates of the stored bytes.
+        neg: whether the values are the negatives of the stored bytes.
     """
 
     key: str
@@ -167,6 +169,8 @@ class TensorEntry:
     layout: str = "strided"
     requires_grad: bool = False
     parameter: bool = False
+    conj: bool = False
+    neg: bool = False
 
     @property
     def numel(self) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "Tensor",
     "Value",
     "children",
+    "distinct_nodes",
     "lookup",
     "walk",
 ]
@@ -160,8 +161,8 @@ class SparseTensor:
     """A tensor made of other tensors.
 
     Attributes:
-        layout: ``sparse_coo``, ``sparse_csr``, ``sparse_csc``, ``sparse_bsr``, ``sparse_bsc`` or ``jagged``.
-        shape: sizes of the whole.
+        layout: ``sparse_coo``, ``sparse_csr``, ``sparse_csc``, ``sparse_bsr``, ``sparse_bsc``, ``jagged``, ``nested``.
+        shape: sizes of the whole; -1 for a dimension that differs from piece to piece (jagged, nested).
         parts: name -> tensor: ``indices`` and ``values``, or ``crow_indices``, ``col_indices`` and ``values``, ...
         is_coalesced: for ``sparse_coo``; None where the file does not say.
     """
@@ -248,7 +249,8 @@ def lookup(value: Value, key: str) -> Value:
 def children(value: Value) -> list[tuple[str, Value]]:
     """Return the named parts of a value, as the path of a key names them; empty for a leaf.
 
-    A module's children are those that its ``state_dict()`` walks, in that order: parameters, buffers, submodules.
+    A record's items and elements are named as those of a dict and a list. A module's children are those that its
+    ``state_dict()`` walks, in that order: parameters, buffers, submodules.
     """
     if isinstance(value, Map):
         return [(key if isinstance(key, str) else _key_text(key), child) for key, child in value.pairs]
@@ -262,11 +264,10 @@ def children(value: Value) -> list[tuple[str, Value]]:
         return list(value.parts.items())
     if isinstance(value, Record):
         parts = [("args", value.args), ("kwargs", value.kwargs), ("state", value.state)]
-        if value.items:
-            parts.append(("items", Map(value.items)))
-        if value.elements:
-            parts.append(("elements", value.elements))
-        return [(name, child) for name, child in parts if child is not None]
+        named: list[tuple[str, Value]] = [(name, child) for name, child in parts if child is not None and child != ()]
+        # A subclass of dict or list shows what it holds as those do: its own name is all that is not known.
+        named += [(key if isinstance(key, str) else _key_text(key), child) for key, child in value.items]
+        return named + [(str(index), child) for index, child in enumerate(value.elements)]
     return []
 
 
@@ -290,6 +291,44 @@ def walk(value: Value) -> Iterator[tuple[tuple[str, ...], Value]]:
             entered.add(id(node))
             stack.append((path, node, True))
             stack.extend(((*path, name), child, False) for name, child in reversed(parts))
+
+
+def distinct_nodes(value: Value) -> Iterator[Value]:
+    """Yield each container, tensor and record below a value once, whatever number of paths lead to it; no recursion.
+
+    The walk to use where only *what* is there matters: `walk` visits a shared value once per path, and a hostile file
+    of a few hundred bytes has 2^100 paths.
+    """
+    stack = [value]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or isinstance(node, (str, int, float, bytes, complex)) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        stack.extend(reversed(_held_by(node)))
+
+
+def _held_by(node: Value) -> list[Value]:
+    """Return what a node holds itself; no temporary containers, whose ids could come again."""
+    if isinstance(node, Map):
+        held = [child for _, child in node.pairs]
+        return [*held, node.attributes] if node.attributes is not None else held
+    if isinstance(node, (list, tuple)):
+        return list(node)
+    if isinstance(node, SetOf):
+        return list(node.items)
+    if isinstance(node, Module):
+        return [*node.parameters.values(), *node.buffers.values(), *node.modules.values(), node.attributes]
+    if isinstance(node, SparseTensor):
+        return list(node.parts.values())
+    if isinstance(node, Tensor):
+        return [node.attributes, *(node.quantizer or ())]
+    if isinstance(node, Record):
+        pairs = [part for pair in node.items for part in pair]
+        return [node.function, node.args, node.kwargs, node.state, *pairs, *node.elements]
+    return []
 
 
 def _key_text(key: Value) -> str:
