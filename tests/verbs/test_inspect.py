@@ -1,0 +1,98 @@
+"""`inspect`: one value for every file, digests that torch agrees with, and bounds on what reading costs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+
+import rekindle
+from rekindle.formats import open_path
+from rekindle.verbs.inspect import inspect
+
+
+def test_a_checkpoint_is_listed_with_its_values(tmp_path: Path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"w": torch.ones(2, 3)}, "epoch": 3}, path)
+    found = rekindle.inspect(path)
+    assert (found.path, found.format, found.kind) == (str(path), "torch-zip", "checkpoint")
+    assert found.size_bytes == path.stat().st_size
+    assert [entry.key for entry in found.table] == ["model.w"]
+    assert found.values == {"epoch": 3}
+    assert found.digests == {}
+    assert found.listed
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_digests_are_those_of_torch_s_own_bytes(tmp_path: Path, new: bool):
+    path = tmp_path / "all.pt"
+    with zoo.quiet():
+        torch.save(zoo.complete(zoo.TYPED), path, _use_new_zipfile_serialization=new)
+        wanted = {row["key"]: row["digest"] for row in zoo.rows(zoo.load(path))}
+    assert inspect(path, digest=True).digests == wanted
+
+
+def test_digests_do_not_depend_on_the_container_or_the_layout(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    image = torch.randn(2, 3, 8, 8)
+    torch.save({"x": image.to(memory_format=torch.channels_last)}, tmp_path / "a.pt")
+    torch.save({"x": image.transpose(0, 1).contiguous().transpose(0, 1)}, tmp_path / "b.pt")
+    save_file({"x": image}, tmp_path / "c.safetensors")
+    digests = {inspect(tmp_path / name, digest=True).digests["x"] for name in ("a.pt", "b.pt", "c.safetensors")}
+    assert digests == {hashlib.sha256(image.numpy().tobytes()).hexdigest()}
+
+
+def test_progress_is_told_after_each_digest(tmp_path: Path):
+    torch.save([torch.ones(index + 1) for index in range(3)], tmp_path / "x.pt")
+    told: list[tuple[int, int]] = []
+    inspect(tmp_path / "x.pt", digest=True, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("count", [2**26, 2**40])
+def test_a_few_bytes_repeated_to_gigabytes_are_not_read(tmp_path: Path, count: int):
+    torch.save({"x": torch.ones(1).expand(count)}, tmp_path / "x.pt")
+    found = inspect(tmp_path / "x.pt", digest=True)
+    assert found.digests == {}
+    assert [finding.code for finding in found.findings] == ["RK-FILE-37"]
+
+
+def test_a_tensor_without_bytes_has_no_digest_and_the_others_have(tmp_path: Path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(4), "b": torch.ones(100)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-30])
+    found = inspect(path, digest=True)
+    assert len(found.digests) == 1
+    assert found.listed
+
+
+def test_meta_tensors_have_no_bytes_and_that_is_no_fault(tmp_path: Path):
+    torch.save({"a": torch.empty(3, device="meta"), "b": torch.ones(1)}, tmp_path / "m.pt")
+    found = inspect(tmp_path / "m.pt", digest=True)
+    assert list(found.digests) == ["b"]
+    assert found.table["a"].storage.data is None
+    assert not [finding for finding in found.findings if finding.severity.value == "error"]
+
+
+def test_an_impostor_is_a_value_too(tmp_path: Path):
+    (tmp_path / "model.pth").write_bytes(b"<html>")
+    found = inspect(tmp_path / "model.pth")
+    assert not found.listed
+    assert found.findings[0].code == "RK-FILE-03"
+
+
+def test_the_file_is_closed_afterwards(tmp_path: Path):
+    import os
+
+    torch.save([torch.ones(1)], tmp_path / "x.pt")
+    before = len(os.listdir("/proc/self/fd"))
+    inspect(tmp_path / "x.pt", digest=True)
+    (tmp_path / "y").write_bytes(b"")
+    inspect(tmp_path / "y")
+    with open_path(tmp_path / "x.pt"):
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
