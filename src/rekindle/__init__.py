@@ -5,7 +5,19 @@ Public names are loaded when they are first used, so that `import rekindle` impo
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
+
+TYPE_CHECKING = False  # type checkers read it as True; importing typing would cost as much as all the rest
+if TYPE_CHECKING:
+    from rekindle.errors import RekindleError as RekindleError
+    from rekindle.load import load as load
+    from rekindle.run.loop import Run as Run
+    from rekindle.run.schedules import schedule as schedule
+    from rekindle.save import save as save
+    from rekindle.verbs.convert import convert as convert
+    from rekindle.verbs.inspect import inspect as inspect
 
 __version__ = "0.1.0"
 
@@ -39,3 +51,14 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """The package itself: importing the module `rekindle.load` must not put it in the place of the function `load`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME_OF or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

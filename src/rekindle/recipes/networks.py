@@ -1,0 +1,160 @@
+"""The networks of `rekindle train`: LeNet, a multilayer perceptron, or a function of the user's own.
+
+Shapes: B batch, C channels, H rows, W columns, K classes. All return class scores (logits), without a softmax: the
+cross-entropy takes them as they are. LeNet after LeCun et al., "Gradient-based learning applied to document
+recognition" (1998), with ReLU, maximum pooling and a dropout before the dense layers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from rekindle.errors import ConfigError
+from rekindle.keys import near_names
+from rekindle.recipes.config import Settings
+
+__all__ = ["LeNet", "Mlp", "build_model"]
+
+
+class LeNet(nn.Module):
+    """Two convolutions and three dense layers.
+
+    Args:
+        shape: (C, H, W) of one picture; H and W at least 4.
+        classes: K.
+        dropout: part of the features dropped in training.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, dropout: float = 0.1) -> None:
+        """Build the layers; their first weights come from torch's global generator."""
+        super().__init__()
+        channels, height, width = shape
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(32 * (height // 4) * (width // 4), 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the scores, (B, K)."""
+        x = nn.functional.max_pool2d(torch.relu(self.conv1(x_BCHW)), 2)
+        x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)
+        x = self.dropout(x.flatten(1))
+        x = torch.relu(self.fc2(torch.relu(self.fc1(x))))
+        return cast("torch.Tensor", self.fc3(x))
+
+
+class Mlp(nn.Sequential):
+    """Dense layers with ReLU between them; pictures are flattened.
+
+    Args:
+        features: numbers in one input.
+        hidden: widths of the hidden layers.
+        classes: K.
+        dropout: part of the features dropped in training.
+    """
+
+    def __init__(self, features: int, hidden: list[int], classes: int, dropout: float = 0.1) -> None:
+        """Build the layers; their first weights come from torch's global generator."""
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width in hidden:
+            layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]
+            features = width
+        super().__init__(*layers, nn.Linear(features, classes))
+
+
+def build_model(settings: Settings, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Build the network that the settings name.
+
+    Args:
+        settings: `model.name` and what belongs to it.
+        shape: shape of one input.
+        classes: K.
+
+    Raises:
+        ConfigError: the name leads to no function that returns a module, or the network does not fit the data.
+    """
+    name = settings["model.name"]
+    if name == "lenet":
+        if len(shape) != 3 or min(shape[1:]) < 4:
+            raise ConfigError(
+                f"the model `lenet` does not fit inputs of shape {shape}",
+                why="it wants pictures (channels, height, width) of at least 4 by 4 pixels",
+                do='model = "mlp" takes any shape',
+            )
+        return _checked(name, LeNet((shape[0], shape[1], shape[2]), classes, settings["model.dropout"]), shape, classes)
+    if name == "mlp":
+        features = torch.Size(shape).numel()
+        return _checked(
+            name, Mlp(features, settings["model.hidden"], classes, settings["model.dropout"]), shape, classes
+        )
+    return _checked(name, _from_factory(name, settings.arguments), shape, classes)
+
+
+def _from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Import `package.module` from the current folder or the environment and call its `factory`."""
+    module_name, _, factory_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise  # a module that the user's own code wants
+        raise ConfigError(
+            f"model `{name}`: there is no module `{error.name}`",
+            why=f"looked in {os.getcwd()} and where Python looks",
+            do=f"run the command in the folder that holds {module_name.split('.')[0]}, or install it",
+        ) from None
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        near = near_names(factory_name, vars(module))
+        raise ConfigError(
+            f"model `{name}`: no function `{factory_name}` in {module.__file__}",
+            why=f"nearest: {', '.join(near)}" if near else "nothing there has a name like it",
+            do="correct the name behind the colon",
+        )
+    try:
+        model = factory(**arguments)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # raised inside the user's function: its own traceback says more
+        raise ConfigError(f"model `{name}`: {error}", why="", do="correct [model.arguments]") from None
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model `{name}` returned {type(model).__name__}", why="a torch.nn.Module is wanted", do="return the module"
+        )
+    return model
+
+
+def _checked(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Try the model on an input of zeros, before anything is trained or written."""
+    was_training = model.training
+    model.eval()  # two zeros must not move the averages of a BatchNorm, nor draw from a generator
+    try:
+        with torch.no_grad():
+            scores = model(torch.zeros(2, *shape))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model `{name}` does not take inputs of shape {shape}",
+            why=str(error).splitlines()[0],
+            do="change the model or [model.arguments] so that it does",
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.shape[1] < classes:
+        got = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ConfigError(
+            f"model `{name}` returns {got} for 2 inputs and {classes} classes",
+            why=f"wanted: (2, {classes}); labels go from 0 to {classes - 1}",
+            do=f"give its last layer {classes} outputs",
+        )
+    return model
