@@ -289,3 +289,16 @@ def test_opening_300_mb_takes_no_memory(tmp_path):
     words = [sys.executable, "-c", MEMORY, str(tmp_path / "a.pth")]
     assert int(subprocess.run(words, check=True, capture_output=True, text=True).stdout) < 10
     (tmp_path / "a.pth").unlink()
+
+
+def test_a_file_can_be_written_again_by_torch_while_its_tensors_are_in_use(tmp_path):
+    """`torch.save` empties the file first: tensors mapped from it would take the process and the file with them."""
+    path = tmp_path / "a.pth"
+    torch.save({"module.w": torch.arange(300_000)}, path)
+    code = (
+        "import sys, torch, rekindle as rk\n"
+        "state = rk.load(sys.argv[1])\n"
+        "torch.save({key.removeprefix('module.'): value for key, value in state.items()}, sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
+    assert torch.equal(torch.load(path)["w"], torch.arange(300_000))

@@ -1,0 +1,113 @@
+"""`rekindle convert`: write a checkpoint into another container."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rekindle.verbs.convert import Conversion
+
+SUMMARY = "write a checkpoint, a run or a snapshot as .pth, .safetensors or an old torch stream"
+EXAMPLE = "rekindle convert runs/digits digits.pth"
+
+_SHOWN = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("source", metavar="SRC", help="a checkpoint file, or a run or snapshot folder")
+    parser.add_argument(
+        "target", metavar="DST", help="the new file; .pth, .pt, .bin, .ckpt and .safetensors name the container"
+    )
+    parser.add_argument(
+        "--to",
+        metavar="CONTAINER",
+        choices=("torch-zip", "torch-stream", "safetensors"),
+        help="torch-zip, torch-stream (for torch before 1.6) or safetensors, whatever the suffix",
+    )
+    parser.add_argument("--part", metavar="KEY", help="only what lies under this key, such as model")
+    parser.add_argument("--all", action="store_true", help="of a run or snapshot: everything, not only the weights")
+    parser.add_argument("--untie", action="store_true", help="give each tensor its own bytes, keep no sharing")
+    parser.add_argument("--force", action="store_true", help="replace DST if it is there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; 0 all tensors are there, 1 tensors were lost, 2 nothing was written."""
+    from rekindle.verbs.convert import convert
+
+    done = convert(
+        args.source,
+        args.target,
+        to=args.to,
+        part=args.part,
+        everything=args.all,
+        untie=args.untie,
+        force=args.force,
+        progress=_Progress() if sys.stderr.isatty() else None,
+    )
+    if args.json:
+        from rekindle.render import to_json
+
+        print(to_json(_as_json(done)))
+    else:
+        _print(done)
+    return 1 if any(loss.is_tensor for loss in done.lost) else 0
+
+
+def _as_json(done: Conversion) -> dict[str, object]:
+    from rekindle.render import findings_json
+
+    return {
+        "source": done.source,
+        "target": done.target,
+        "container": done.container,
+        "bytes": done.size_bytes,
+        "written": [{"key": row.key, "dtype": row.dtype, "shape": list(row.shape)} for row in done.written],
+        "lost": [{"key": loss.key, "why": loss.why, "tensor": loss.is_tensor} for loss in done.lost],
+        "findings": findings_json(done.findings),
+    }
+
+
+def _print(done: Conversion) -> None:
+    from rekindle.render import Paint, escape, finding_lines, human_bytes
+
+    print(
+        f"{escape(done.target)}: {done.container}, {len(done.written):,} tensors, {human_bytes(done.size_bytes)}, "
+        "checked against the source"
+    )
+    tensors = [loss for loss in done.lost if loss.is_tensor]
+    values = [loss for loss in done.lost if not loss.is_tensor]
+    for name, lost in (("tensors", tensors), ("other values", values)):
+        if lost:
+            print(f"not written: {len(lost):,} {name}")
+            for loss in lost[:_SHOWN]:
+                print(f"  {escape(loss.key) or '(the whole object)'}  {escape(loss.why)}")
+            if len(lost) > _SHOWN:
+                print(f"  ... and {len(lost) - _SHOWN:,} more: --json lists them all")
+    paint = Paint(on=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    for finding in done.findings:
+        print("\n".join(finding_lines(finding, paint=paint)))
+    print(f"next: rekindle inspect {escape(done.target)}")
+
+
+class _Progress:
+    """How far the writing is, on one line of stderr, once it has taken a second."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total:
+            if self.last > self.start:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+                self.last = self.start
+        elif now - self.start > 1 and now - self.last > 0.1:
+            self.last = now
+            rate = done / (now - self.start) / 1e6
+            print(f"\r  {100 * done // max(total, 1)} %  {rate:,.0f} MB/s", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,721 @@
+"""`convert`: a checkpoint from one container into another, in bounded memory, and checked before it takes its place.
+
+The object goes over as it is: the same nesting, sharing and views where the target has them. What the target cannot
+hold is a *loss*, each with its key and the reason; nothing is left out in silence. Bytes are streamed from range to
+file. On the way the CRC-32 of each storage is compared with what the source promised; before the rename the new file
+is opened with our own reader, which must list the same tensors and find each one's bytes just where they were put.
+
+Law: the source is never written to, and the target is either whole and right or as it was before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from rekindle.errors import CannotWrite, UnreadableFile
+from rekindle.finding import Finding, Severity, Where
+from rekindle.formats import open_path
+from rekindle.gather import gather
+from rekindle.limits import DEFAULT_LIMITS, Limits
+from rekindle.listing import table_of
+from rekindle.source import CHUNK_BYTES, ByteRange, Bytes, Source
+from rekindle.store.atomic import write_beside
+from rekindle.strict import refuse_damaged
+from rekindle.tensors import Storage, TensorEntry, TensorTable
+from rekindle.tree import Global, Map, Module, Record, SetOf, Value, distinct_nodes, walk
+from rekindle.writers.pipe import Pipe, Spliced
+from rekindle.writers.safetensors import NamedTensor, why_not, write_tensors
+from rekindle.writers.sharing import dragged_storages, untie
+
+if TYPE_CHECKING:
+    from rekindle.opened import Opened
+    from rekindle.writers.pickle_program import Path, Program, StoredStorage
+
+__all__ = ["CONTAINERS", "Conversion", "Lost", "Written", "container_for", "convert"]
+
+CONTAINERS = ("torch-zip", "torch-stream", "safetensors")
+_OF_SUFFIX = {
+    ".pth": "torch-zip",
+    ".pt": "torch-zip",
+    ".bin": "torch-zip",
+    ".ckpt": "torch-zip",
+    ".safetensors": "safetensors",
+}
+
+# Keys under which training scripts keep the weights beside other things.
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "model_state", "module", "net", "network", "weights", "params"),
+    *("ema", "ema_state_dict", "model_ema", "generator", "encoder"),
+)
+_MAX_LOST = 10_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One tensor of the new file.
+
+    Attributes:
+        key: its name there.
+        dtype: its element type, torch's name.
+        shape: its sizes.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Something of the source that the new file does not hold, or holds in another form.
+
+    Attributes:
+        key: path through the source's object.
+        why: the reason.
+        is_tensor: whether tensors are lost, not only plain values or classes.
+    """
+
+    key: str
+    why: str
+    is_tensor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What `convert` did.
+
+    Attributes:
+        source: as it was given.
+        target: as it was given.
+        container: ``torch-zip``, ``torch-stream`` or ``safetensors``.
+        size_bytes: of the new file.
+        written: its tensors.
+        lost: what it does not hold.
+        findings: what is worth knowing.
+    """
+
+    source: str
+    target: str
+    container: str
+    size_bytes: int
+    written: tuple[Written, ...]
+    lost: tuple[Lost, ...]
+    findings: tuple[Finding, ...]
+
+
+def container_for(target: str, to: str | None = None) -> str:
+    """Return the container to write: the one asked for, or the one that the suffix names.
+
+    Raises:
+        CannotWrite: `to` is no container, or the suffix says nothing.
+    """
+    if to is not None:
+        if to not in CONTAINERS:
+            raise CannotWrite(f"{to!r} is not a container that rekindle writes", do="one of " + ", ".join(CONTAINERS))
+        return to
+    suffix = os.path.splitext(target)[1].lower()
+    if suffix not in _OF_SUFFIX:
+        raise CannotWrite(
+            f"{target}: the suffix {suffix!r} does not say which container to write"
+            if suffix
+            else f"{target}: without a suffix it is not said which container to write",
+            do=f"--to {' or --to '.join(CONTAINERS)}, or a name that ends in {', '.join(_OF_SUFFIX)}",
+        )
+    return _OF_SUFFIX[suffix]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    part: str | None = None,
+    everything: bool = False,
+    untie: bool = False,
+    force: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a checkpoint into another container.
+
+    Args:
+        source: any file or folder that rekindle reads. Of a run or a snapshot, the weights of the tracked modules are
+            taken, by themselves where there is one module, else under the modules' names.
+        target: the new file. Its suffix names the container: ``.pth``, ``.pt``, ``.bin``, ``.ckpt`` or
+            ``.safetensors``.
+        to: ``torch-zip`` (what `torch.load` opens), ``torch-stream`` (for torch before 1.6) or ``safetensors``,
+            whatever the suffix.
+        part: only what lies under this key, such as ``model`` or ``ema.weights``.
+        everything: of a run or a snapshot, all that was saved: optimizer, schedule, counters.
+        untie: give each tensor its own bytes, instead of keeping shared storages shared.
+        force: replace `target` if it is there.
+        limits: what reading may cost.
+        progress: called with (bytes written, bytes in all) now and then.
+
+    Raises:
+        CannotWrite: the target cannot hold it, is a folder, or is there without `force`.
+        UnreadableFile: the source is damaged; nothing is written.
+        OSError: the source is missing, the disk is full, ...; the target is as it was.
+
+    Example:
+        >>> import rekindle as rk
+        >>> done = rk.convert("runs/digits", "digits.pth")  # doctest: +SKIP
+        >>> [loss.key for loss in done.lost]  # doctest: +SKIP
+        []
+    """
+    given, goal = os.fspath(source), os.fspath(target)
+    if os.path.isdir(goal):
+        _refuse_existing(goal, given, force=force)
+    container = container_for(goal, to)
+    with open_path(given, limits) as opened:
+        refuse_damaged(opened)
+        job = _Job(opened, given, goal, container, limits)
+        job.select(part, everything=everything)
+        if untie:
+            job.untie()
+        _refuse_existing(goal, given, force=force)
+        size = job.write(force=force, progress=progress)
+        return Conversion(
+            given, goal, container, size, tuple(job.written), tuple(job.lost[:_MAX_LOST]), tuple(job.findings)
+        )
+
+
+def _refuse_existing(target: str, source: str, *, force: bool) -> None:
+    if os.path.isdir(target):
+        raise CannotWrite(f"{target}: is a folder", do="give the name of a file in it")
+    if not force and os.path.lexists(target):
+        raise CannotWrite(
+            f"{target}: there is a file of this name already",
+            why="nothing is replaced unless you say so",
+            do=f"rekindle convert {source} {target} --force",
+        )
+
+
+class _Job:
+    """One conversion: what is taken from the source, and what became of it."""
+
+    def __init__(self, opened: Opened, source: str, target: str, container: str, limits: Limits) -> None:
+        self.opened = opened
+        self.source = source
+        self.target = target
+        self.container = container
+        self.limits = limits
+        self.tree: Value = opened.tree
+        self.table: TensorTable = opened.table
+        self.written: list[Written] = []
+        self.lost: list[Lost] = []
+        self.findings = [finding for finding in opened.findings if finding.severity is not Severity.NOTE]
+        self.promised = _promised_crcs(opened)
+        self.places: dict[int, tuple[Storage, int]] = {}  # by id of the source's storage: where its bytes were put
+        self.places_of_keys: dict[str, int] = {}  # the same for the tensors of a flat file
+        self.key_prefixes: frozenset[str] | None = None
+        self.sources = _sources(opened.table)
+
+    # --- what to take -------------------------------------------------------------------------------------------------
+
+    def select(self, part: str | None, *, everything: bool) -> None:
+        """Choose the part of the object that goes over."""
+        if part is not None:
+            self.tree = _find(self.tree, part, self.source)
+        elif self.opened.format in {"run", "snapshot"} and not everything:
+            self.select_modules()
+        elif self.container == "safetensors":
+            self.report_wrapper()
+        self.table, found = table_of(self.tree, self.limits)
+        self.findings.extend(finding for finding in found if finding not in self.findings)
+
+    def select_modules(self) -> None:
+        tracked = self.opened.facts.get("tracked")
+        if not isinstance(tracked, Mapping) or not isinstance(self.tree, Map):
+            return
+        names = [
+            name for name, about in tracked.items() if isinstance(about, Mapping) and about.get("kind") == "module"
+        ]
+        modules = [(key, child) for key, child in self.tree.pairs if key in names]
+        if not modules:
+            return
+        rest = [str(key) for key, _ in self.tree.pairs if key not in names]
+        self.tree = modules[0][1] if len(modules) == 1 else Map(modules)
+        if rest:
+            self.note(
+                "weights-only",
+                f"the weights of {', '.join(names)} are written; left out: {', '.join(rest)}",
+                why="a run holds what it needs to go on; to use the model, its weights are enough",
+                do=f"rekindle convert {self.source} {self.target} --all",
+            )
+
+    def untie(self) -> None:
+        """Give each tensor its own bytes; what is read in parts from now on is checked as a whole first."""
+        for storage in {id(entry.storage): entry.storage for entry in self.table}.values():
+            self.check_storage(storage)
+        untie(self.tree)
+        self.table, _ = table_of(self.tree, self.limits)
+
+    def report_wrapper(self) -> None:
+        """Say where the weights lie, when the keys of a flat file will carry the name of a wrapper."""
+        if not isinstance(self.tree, Map):
+            return
+        for key, child in self.tree.pairs:
+            if key in _WRAPPERS and isinstance(child, (Map, Module)) and len(self.tree.pairs) > 1:
+                self.note(
+                    "wrapped-weights",
+                    f"the weights lie under {key!r}, so their keys start with {key}.",
+                    why="the checkpoint keeps other things beside them; a safetensors file is one flat list",
+                    do=f"rekindle convert {self.source} {self.target} --part {key}",
+                )
+                return
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, *, force: bool, progress: Progress | None) -> int:
+        """Write, check and move the file into place; return its size."""
+        if self.container == "safetensors":
+            tensors = self.flat_tensors()
+            total = sum(tensor.data.size for tensor in tensors)
+            metadata = self.metadata()
+
+            def emit(out: Pipe) -> None:
+                placed = [
+                    replace(tensor, data=_Placed(tensor.key, _spliced(tensor.data, out), out, self.places_of_keys))
+                    for tensor in tensors
+                ]
+                write_tensors(placed, out, metadata)
+        else:
+            program = self.program()
+            total = sum(storage.data.size for storage in program.storages)
+
+            def emit(out: Pipe) -> None:
+                self.write_program(program, out)
+
+        self.require_room(total)
+        try:
+            with write_beside(self.target, overwrite=force) as out:
+                told = None if progress is None else lambda done: progress(min(done, total), total)
+                with Pipe(out, told) as pipe:
+                    emit(pipe)
+                size = out.size
+                self.check_sources()
+                self.check(out.path)
+        except FileExistsError:  # it appeared meanwhile
+            _refuse_existing(self.target, self.source, force=False)
+            raise
+        return size
+
+    def require_room(self, size: int) -> None:
+        """Raise before the first byte where the disk cannot hold the file."""
+        if not hasattr(os, "statvfs"):
+            return
+        folder = os.path.dirname(os.path.realpath(self.target))
+        try:
+            status = os.statvfs(folder)
+        except OSError:
+            return  # the folder is missing: opening the file says it better
+        room = status.f_bavail * status.f_frsize
+        if size > room:
+            raise OSError(
+                errno.ENOSPC,
+                f"the new file needs {size:,} bytes, the disk has {room:,} left",
+                self.target,
+            )
+
+    def program(self) -> Program:
+        from rekindle.writers.pickle_program import program_of  # noqa: PLC0415 - not for safetensors
+
+        self.report_modules()
+        program = program_of(self.tree, stream=self.container == "torch-stream", unfit=self.lose)
+        for stored in program.storages:
+            if stored.data is not stored.storage.data:  # swapped on the way: its CRC is not that of the source
+                self.check_storage(stored.storage)
+        self.report_old_torch()
+        self.report_devices()
+        for dragged in dragged_storages(self.tree):
+            self.note(
+                "dragged-storage",
+                f"{dragged.storage.size_bytes:,} bytes of storage {dragged.storage.id} go over for a view of "
+                f"{dragged.used_bytes:,}",
+                why="a view shares the storage of the tensor it was cut from, and a storage is written whole",
+                do=f"rekindle convert {self.source} {self.target} --untie",
+            )
+        metadata = self.opened.facts.get("metadata")
+        if isinstance(metadata, Mapping):
+            for name, text in metadata.items():
+                if (name, text) != ("format", "pt"):
+                    self.lost.append(Lost(f"__metadata__.{name}", "torch's containers have no place for this text"))
+        return program
+
+    def write_program(self, program: Program, out: Pipe) -> None:
+        """Write a torch container, comparing each storage's CRC with what the source promised."""
+        by_key = {storage.key: storage for storage in program.storages}
+        spliced = tuple(replace(storage, data=_spliced(storage.data, out)) for storage in program.storages)
+        program = replace(program, storages=spliced)
+        if self.container == "torch-zip":
+            from rekindle.writers import torch_zip  # noqa: PLC0415
+
+            for record in torch_zip.write_program(program, out):
+                folder, _, key = record.name.partition("/data/")
+                if folder == "archive" and key in by_key:
+                    self.compare(by_key[key], record.crc32, record.data_offset)
+        else:
+            from rekindle.writers import torch_stream  # noqa: PLC0415
+
+            for storage, crc in torch_stream.write_program(program, out):
+                self.compare(by_key[storage.key], crc, out.done - storage.data.size)
+
+    def compare(self, stored: StoredStorage, crc: int, place: int) -> None:
+        """Compare the CRC of a storage that was just written, and note where it was put."""
+        storage = stored.storage
+        promised = self.promised.get(_place(storage.data))
+        if promised is not None and stored.data is storage.data and promised[1] != crc:
+            raise _damaged(self.source, promised[0], promised[1], crc)
+        self.places[id(storage)] = (storage, place)
+
+    def flat_tensors(self) -> list[NamedTensor]:
+        """Return the tensors of a flat file; what it cannot hold is lost."""
+        self.report_modules()
+        tensors = []
+        unchecked: dict[int, Storage] = {}
+        checked: set[int] = set()
+        for entry in self.table:
+            reason = _why_not_flat(entry)
+            if reason:
+                self.lost.append(Lost(entry.key, reason, is_tensor=True))
+                continue
+            data = gather(entry, conj=entry.conj, neg=entry.neg)
+            promised = self.promised.get(_place(entry.storage.data))
+            if promised is not None and id(entry.storage) not in checked:
+                if data is entry.storage.data:  # it is streamed whole: its CRC is computed on the way
+                    checked.add(id(entry.storage))
+                    data = _Checked(data, self.source, *promised)
+                else:
+                    unchecked[id(entry.storage)] = entry.storage
+            tensors.append(NamedTensor(entry.key, entry.dtype, entry.shape, data))
+            self.written.append(Written(entry.key, entry.dtype, entry.shape))
+        for key, storage in unchecked.items():
+            if key not in checked:
+                self.check_storage(storage)
+        if not tensors:
+            raise CannotWrite(
+                f"{self.source}: nothing in it can be written as safetensors",
+                why=self.lost[0].why if self.lost else "it holds no tensors",
+                do=f"rekindle convert {self.source} {os.path.splitext(self.target)[0]}.pth",
+            )
+        self.lose_values()
+        self.report_copies(tensors)
+        return tensors
+
+    def check_storage(self, storage: Storage) -> None:
+        """Compare the CRC of a storage that a flat file takes tensors from."""
+        promised = self.promised.get(_place(storage.data))
+        if promised is None or storage.data is None:
+            return
+        for _ in _Checked(storage.data, self.source, *promised).chunks():
+            pass
+
+    def metadata(self) -> Mapping[str, str]:
+        kept = self.opened.facts.get("metadata")
+        found = {str(name): str(text) for name, text in kept.items()} if isinstance(kept, Mapping) else {}
+        return {"format": "pt", **found}
+
+    # --- checking -----------------------------------------------------------------------------------------------------
+
+    def check_sources(self) -> None:
+        """Raise where a file of the source was written to meanwhile: its CRC and its copy may then differ."""
+        for source, state in self.sources:
+            if _state_of(source) != state:
+                raise UnreadableFile(
+                    f"{source.path}: the file changed while it was read",
+                    why="another program is writing it",
+                    do="wait until it is complete, then run the command again",
+                )
+
+    def check(self, path: str) -> None:
+        """Open the new file with our own reader and compare it with the source.
+
+        Raises:
+            UnreadableFile: it differs; it is thrown away.
+        """
+        with open_path(path, self.limits) as made:
+            refuse_damaged(made)
+            lost = {loss.key for loss in self.lost}
+            for entry in self.table:
+                if entry.key in made.table:
+                    self.check_tensor(entry, made.table[entry.key])
+                elif not _is_under(entry.key, lost):
+                    raise _differs(self.target, f"{entry.key} is missing")
+            if self.container != "safetensors":
+                self.written.extend(Written(entry.key, entry.dtype, entry.shape) for entry in made.table)
+            if len(self.written) != len(made.table):
+                raise _differs(self.target, f"{len(made.table):,} tensors instead of {len(self.written):,}")
+
+    def check_tensor(self, entry: TensorEntry, found: TensorEntry) -> None:
+        """Compare a tensor of the new file with the source's: what it is, and where its bytes are."""
+        flat = self.container == "safetensors"
+        same = (found.dtype, found.shape) == (entry.dtype, entry.shape)
+        if not flat:
+            same &= (found.offset, found.stride, found.conj, found.neg) == (
+                *(entry.offset, entry.stride),
+                *(entry.conj, entry.neg),
+            )
+        if not same:
+            raise _differs(self.target, f"{entry.key} is {found.dtype} {list(found.shape)}")
+        place = self.places_of_keys.get(entry.key) if flat else self.places.get(id(entry.storage), (None, None))[1]
+        data = found.storage.data
+        if place is not None and found.numel and (not isinstance(data, ByteRange) or data.offset != place):
+            raise _differs(self.target, f"the bytes of {entry.key} are not where they were put")
+
+    # --- what is worth saying -----------------------------------------------------------------------------------------
+
+    def note(self, name: str, what: str, *, why: str = "", do: str = "", where: Where | None = None) -> None:
+        code = f"RK-CONV-{_CODES.index(name) + 1:02}"
+        self.findings.append(Finding(code, name, Severity.NOTE, what, why, do, where or Where()))
+
+    def lose(self, path: Path, why: str) -> None:
+        key = ".".join(str(part) for part in path)
+        if self.key_prefixes is None:
+            self.key_prefixes = frozenset(prefix for entry in self.table for prefix in _prefixes(entry.key))
+        self.lost.append(Lost(key, why, is_tensor=key in self.key_prefixes))
+
+    def lose_values(self) -> None:
+        """List everything but tensors: a flat file holds nothing else."""
+        for path, node in walk(self.tree):
+            if isinstance(node, (bool, int, float, complex, str, bytes, Global)) or node is None:
+                why = "a plain value; safetensors holds tensors only"
+            elif isinstance(node, Record):
+                name = node.function.path if isinstance(node.function, Global) else "a call"
+                why = f"an object of {name}; safetensors holds tensors only"
+            elif isinstance(node, SetOf):
+                why = "a set; safetensors holds tensors only"
+            else:
+                continue
+            self.lost.append(Lost(".".join(path), why))
+            if len(self.lost) > _MAX_LOST:
+                self.note("many-losses", f"more than {_MAX_LOST:,} plain values are left out; the list stops there")
+                return
+
+    def report_modules(self) -> None:
+        """Say that whole modules go over as their state dicts; their classes stay behind."""
+        modules = {id(node): node for node in distinct_nodes(self.tree) if isinstance(node, Module)}
+        inner = {id(child) for node in modules.values() for child in node.modules.values()}
+        tops = [node for key, node in modules.items() if key not in inner]
+        for node in tops:
+            self.note(
+                "module-as-state-dict",
+                f"the module {node.type.path} is written as its state dict",
+                why="its class and settings are code and objects that a plain file does not hold",
+            )
+        if self.container != "safetensors":
+            self.lose_hidden_buffers()
+
+    def lose_hidden_buffers(self) -> None:
+        for path, node in walk(self.tree):
+            if isinstance(node, Module):
+                for name in node.non_persistent:
+                    if node.buffers.get(name) is not None:
+                        key = ".".join((*path, name))
+                        self.lost.append(Lost(key, "a buffer that state_dict() leaves out", is_tensor=True))
+
+    def report_old_torch(self) -> None:
+        if self.container != "torch-stream":
+            return
+        from rekindle.writers.torch_stream import needs_newer_torch  # noqa: PLC0415
+
+        needs = needs_newer_torch(self.tree)
+        if needs:
+            listed = ", ".join(f"{name} (torch {since})" for name, since in sorted(needs.items()))
+            self.note(
+                "needs-newer-torch",
+                f"an older torch cannot open this stream; it holds {listed}",
+                why="the container is old, these types are not",
+                do="convert the tensors to older types first, or use a torch of that version or newer",
+            )
+
+    def report_devices(self) -> None:
+        devices = sorted({entry.storage.device for entry in self.table} - {"cpu", "meta"})
+        if devices:
+            self.note(
+                "device-left-out",
+                f"what was saved on {', '.join(devices)} is written for the CPU",
+                why="the file then opens on every machine; move the tensors after loading",
+            )
+
+    def report_copies(self, tensors: list[NamedTensor]) -> None:
+        """Say that shared tensors are written once per key, with both sizes."""
+        kept = {tensor.key for tensor in tensors}
+        shared = [
+            entries
+            for entries in self.table.by_storage.values()
+            if len([entry for entry in entries if entry.key in kept]) > 1
+        ]
+        once = sum(entries[0].storage.size_bytes for entries in shared)
+        each = sum(entry.size_bytes for entries in shared for entry in entries if entry.key in kept)
+        if shared and each > once:
+            keys = [entry.key for entry in shared[0]]
+            self.note(
+                "shared-tensors-copied",
+                f"{', '.join(keys[:4])}{' ...' if len(keys) > 4 else ''} share their bytes and are written one by one: "
+                f"{each:,} bytes instead of {once:,}",
+                why="safetensors has no sharing; with every key in the file, every loader finds what it looks for",
+                do="tie the weights again after loading, or keep the sharing in a .pth file",
+            )
+
+
+_CODES = (
+    *("weights-only", "wrapped-weights", "dragged-storage", "many-losses", "module-as-state-dict"),
+    *("needs-newer-torch", "device-left-out", "shared-tensors-copied"),
+)
+
+
+def _spliced(data: Bytes, out: Pipe) -> Bytes:
+    if isinstance(data, _Checked) and isinstance(data.data, ByteRange):
+        return replace(data, data=Spliced(data.data, out))
+    return Spliced(data, out) if isinstance(data, ByteRange) else data
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """The bytes of a tensor, noting where in the output they are put."""
+
+    key: str
+    data: Bytes
+    out: Pipe
+    places: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        self.places[self.key] = self.out.done
+        yield from self.data.chunks(chunk_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """The bytes of a storage, whose CRC-32 is compared when the last of them has passed."""
+
+    data: Bytes
+    source: str
+    member: str
+    promised: int
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        crc = 0
+        for chunk in self.data.chunks(chunk_bytes):
+            crc = crc32(chunk, crc)
+            yield chunk
+        if crc != self.promised:
+            raise _damaged(self.source, self.member, self.promised, crc)
+
+
+def _find(tree: Value, part: str, source: str) -> Value:
+    """Return what lies under a key: the whole key first, then its parts one after another."""
+    node = tree
+    rest = part
+    while rest:
+        if not isinstance(node, Map):
+            node = None
+            break
+        names = {key: child for key, child in node.pairs if isinstance(key, str)}
+        head = rest if rest in names else next((rest[:at] for at in _dots(rest) if rest[:at] in names), None)
+        if head is None:
+            node = None
+            break
+        node, rest = names[head], rest[len(head) + 1 :]
+    if node is None:
+        names_there = [str(key) for key, _ in tree.pairs] if isinstance(tree, Map) else []
+        raise CannotWrite(
+            f"{source}: nothing lies under the key {part!r}",
+            why=f"its keys are {', '.join(names_there[:8])}{' ...' if len(names_there) > 8 else ''}"
+            if names_there
+            else "it is not a dict",
+            do=f"rekindle inspect {source} --tree",
+        )
+    return node
+
+
+def _dots(text: str) -> Iterator[int]:
+    """Yield the places of the dots, last first."""
+    at = text.rfind(".")
+    while at >= 0:
+        yield at
+        at = text.rfind(".", 0, at)
+
+
+def _why_not_flat(entry: TensorEntry) -> str:
+    if entry.layout == "storage":
+        return "a bare storage without a tensor; safetensors holds tensors only"
+    if entry.layout != "strided":
+        return f"a part of a {entry.layout} tensor; safetensors holds plain tensors only"
+    if entry.storage.data is None and entry.numel:
+        return "it has no values (meta device)" if entry.storage.device == "meta" else "its storage has no bytes"
+    return why_not(entry.dtype)
+
+
+def _sources(table: TensorTable) -> list[tuple[Source, tuple[int, int]]]:
+    """Return the files that the tensors lie in, each with its state now."""
+    ranges = [entry.storage.data for entry in table if isinstance(entry.storage.data, ByteRange)]
+    return [(source, _state_of(source)) for source in {id(data.source): data.source for data in ranges}.values()]
+
+
+def _state_of(source: Source) -> tuple[int, int]:
+    status = os.fstat(source.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _place(data: Bytes | None) -> tuple[int, int, int]:
+    """Return what identifies a range of a file; (0, 0, 0) for anything else."""
+    if isinstance(data, ByteRange):
+        return id(data.source), data.offset, data.size
+    return 0, 0, 0
+
+
+def _promised_crcs(opened: Opened) -> dict[tuple[int, int, int], tuple[str, int]]:
+    """Return, by range, the member's name and the CRC-32 that the container promises.
+
+    torch can be told not to compute CRCs and then writes zeros, so a zero promises nothing.
+    """
+    return {
+        _place(member.data): (member.name, member.crc32)
+        for member in opened.members
+        if member.crc32 and isinstance(member.data, ByteRange)
+    }
+
+
+def _damaged(source: str, member: str, promised: int, found: int) -> UnreadableFile:
+    return UnreadableFile(
+        f"{source}: {member} is damaged: its CRC-32 is {found:08x}, the archive says {promised:08x}",
+        why="bytes changed after the file was written: a bad disk, or a bad copy; torch.load does not look",
+        do="get the file again from its source",
+        code="RK-CONV-09",
+    )
+
+
+def _differs(target: str, what: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{target}: the new file is not what it should be: {what}; it was thrown away",
+        why="a fault of rekindle, or of the disk",
+        do="try again on another disk, and report it",
+    )
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """Yield the key and what stands before each of its dots, and the empty text for the whole object."""
+    yield key
+    for at in _dots(key):
+        yield key[:at]
+    yield ""
+
+
+def _is_under(key: str, lost: set[str]) -> bool:
+    return any(prefix in lost for prefix in _prefixes(key.partition("#")[0] if key not in lost else key))
