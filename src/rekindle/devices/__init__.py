@@ -1,0 +1,1 @@
+"""Devices: which one to use, and bringing things there."""

@@ -1,0 +1,216 @@
+"""Walking over batches so that the walk can be interrupted anywhere: what `run.batches(...)` returns.
+
+Three kinds of loaders, by what they can do:
+
+  a `Loader` of `run.loader`          starts at any batch at once
+  one with `state_dict` and           its state is kept in the snapshot and given back to it
+  `load_state_dict`
+  anything else                       is walked over again up to the batch, and said so: that costs what those batches
+  cost
+
+The global generators are seeded before a foreign loader's iterator is made and before each of its batches is fetched,
+so that an ordinary shuffling DataLoader makes the same order again; and for every kind when a batch is handed out, so
+that what the step draws is a function of the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from rekindle.devices.move import to_device
+from rekindle.errors import RunError, StateMismatch
+from rekindle.run.loader import Loader
+from rekindle.run.randomness import key_of, sample_key, seed_globals
+from rekindle.run.signals import Leaving
+from rekindle.run.workers import shield, starting_workers, watch
+
+if TYPE_CHECKING:
+    from rekindle.run.loop import Run
+    from rekindle.run.places import Loop
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """An iterator over the batches of one loop, from where the run goes on.
+
+    Args:
+        run: whose position it moves.
+        source: what is walked over.
+    """
+
+    def __init__(self, run: Run, source: Any) -> None:
+        """Take the loop's place; nothing is fetched yet."""
+        self._run = run
+        self._source = source
+        self._own = source if isinstance(source, Loader) else None
+        self.stateful = self._own is None and _keeps_its_state(source)
+        # Batches that lie ready draw nothing when they are fetched; a loader of ours seeds each sample itself.
+        self._may_draw = self._own is None and type(source) not in {list, tuple}
+        self._iterator: Iterator[Any] | None = None
+        self._ended = False
+        length = _length_of(source)
+        if run.accumulate > 1 and length is None:
+            raise RunError(
+                f"accumulate={run.accumulate} needs a loader that knows its number of batches",
+                why="the loss of the last, shorter window of an epoch is divided by its true length",
+                do=f"give {type(source).__name__} a __len__, or accumulate in the loop itself",
+            )
+        self.loop: Loop = run.places.open(self, length)
+        self._check_shape()
+        path = self.loop.path
+        self._key = (
+            key_of(run.seed, "batches", run.epoch, *path) if self._own is None else self._own.pass_key(run.epoch, path)
+        )
+        self._step_key = key_of(run.seed, "batch", self._key, run.rank)
+
+    def __iter__(self) -> Batches:
+        """Return itself."""
+        return self
+
+    def __len__(self) -> int:
+        """Batches that are left.
+
+        Raises:
+            TypeError: nobody knows.
+        """
+        if self.loop.length is None:
+            raise TypeError(f"{type(self._source).__name__} does not say how many batches it has")
+        return max(0, self.loop.length - self.loop.delivered)
+
+    def __next__(self) -> Any:
+        """Hand out the next batch, after what is due at a boundary was done."""
+        run, loop, signals = self._run, self.loop, self._run.signals
+        # Nothing here may be dear: this is what each step of a training pays.
+        if run.places.replaying or (run._clean and (run._is_due() or signals.requested is not None)):  # noqa: SLF001 - the two halves of one machine
+            run._arrive(loop)  # noqa: SLF001 - as above
+        if loop.finished:
+            if not self._ended:  # it came to its end in an earlier life
+                self._end()
+            raise StopIteration
+        signals.interruptible = run._clean if run._mark is None else run._may_leave  # noqa: SLF001 - as above
+        try:
+            if signals.requested is not None:
+                run._leave_where_it_waits(loop)  # noqa: SLF001 - as above
+            if self._iterator is None:
+                self._iterator = self._start()
+            if self._may_draw:
+                seed_globals(sample_key(self._key, loop.delivered))
+            batch = next(self._iterator)
+            signals.interruptible = False
+        except StopIteration:
+            signals.interruptible = False
+            self._end()
+            raise
+        except Leaving:
+            run._leave_where_it_waits(loop)  # noqa: SLF001 - as above
+            raise AssertionError("unreachable: leaving raises") from None
+        except BaseException:
+            signals.interruptible = False
+            raise
+        position = run.places.deliver(loop)
+        run._clean = False  # noqa: SLF001 - as above
+        run._mark = None  # noqa: SLF001 - as above
+        if run.moves_batches:
+            batch = to_device(batch, run.device, non_blocking=True)
+        seed_globals(sample_key(self._step_key, position))
+        if run.evidence is not None:
+            known = self._own.indices(self._key, position) if self._own else None
+            run.evidence.batch(run.epoch, self._number(), position, known, batch, run.tracked_now())
+        return batch
+
+    def _end(self) -> None:
+        self._ended = True
+        self._iterator = None
+        self._run._finish_loop(self.loop)  # noqa: SLF001 - the two halves of one machine
+
+    def keep_state(self) -> None:
+        """Have the loop's place hold what the loader wants kept."""
+        if self.stateful and self._iterator is not None:
+            self.loop.state = self._source.state_dict()
+
+    def _start(self) -> Iterator[Any]:
+        """Return the source's iterator, at the loop's place."""
+        loop, source = self.loop, self._source
+        if self._own is not None:
+            return self._own.batches(self._key, loop.delivered)
+        seed_globals(key_of(self._run.seed, "iterator", self._key))
+        if self.stateful and loop.state is not None:
+            source.load_state_dict(loop.state)
+        if isinstance(source, DataLoader):
+            shield(source)
+        with starting_workers() if isinstance(source, DataLoader) else contextlib.nullcontext():
+            iterator: Iterator[Any] = iter(source)
+            watch(iterator)  # before a signal that was held back can interrupt
+        if loop.delivered and not (self.stateful and loop.state is not None):
+            self._fast_forward(iterator)
+        return iterator
+
+    def _fast_forward(self, iterator: Iterator[Any]) -> None:
+        """Walk over the batches that were handed out before the interruption."""
+        count = self.loop.delivered
+        began = time.monotonic()
+        for position in range(count):
+            seed_globals(sample_key(self._key, position))
+            try:
+                next(iterator)
+            except StopIteration:
+                raise StateMismatch(
+                    f"{type(self._source).__name__} ended after {position:,} batches; the run had had {count:,}",
+                    why="the data set or the batch size is another one than before",
+                    do="give the run the data it began with, or begin a new run in another folder",
+                ) from None
+        seconds = time.monotonic() - began
+        unsure = "the same samples come only from the same number of workers"
+        if getattr(self._source, "persistent_workers", False):
+            unsure += ", and never from persistent ones that draw at random"
+        self._run.note(
+            f"went through {count:,} batches of {type(self._source).__name__} again to get back to where the run was "
+            f"({seconds:.1f} s); {unsure}, and from no generator of the data set's own. "
+            "run.loader(dataset, ...) starts at any batch at once and depends on none of these",
+            once=True,
+        )
+
+    def _check_shape(self) -> None:
+        """Make sure that the loader is the one that the loop was walking over."""
+        if self._own is None:
+            return
+        loader = self._own
+        shape = {
+            "samples": len(loader.dataset),
+            "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle,
+            "drop_last": loader.drop_last,
+        }
+        saved, self.loop.state = self.loop.state, shape
+        if saved is None or saved == shape or not self.loop.delivered or self.loop.finished:
+            return
+        changed = [
+            f"{name} was {saved.get(name)} and is {value}" for name, value in shape.items() if saved.get(name) != value
+        ]
+        raise StateMismatch(
+            f"the run was interrupted inside an epoch, and its loader changed: {', '.join(changed)}",
+            why="batch numbers mean other samples now, so the epoch cannot be finished as it began",
+            do="finish the run with the loader it began with, or begin a new run in another folder",
+        )
+
+    def _number(self) -> int:
+        """Return the loop's path as one number, for the evidence; the loops of an epoch are 0, 1, 2..."""
+        path = self.loop.path
+        return path[0] if len(path) == 1 else key_of(0, "path", *path) >> 16
+
+
+def _keeps_its_state(source: Any) -> bool:
+    return callable(getattr(source, "state_dict", None)) and callable(getattr(source, "load_state_dict", None))
+
+
+def _length_of(source: Any) -> int | None:
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,333 @@
+"""Copies of what is tracked: tensors into host buffers, everything else into entries of ``state.json``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rekindle.errors import StateMismatch
+from rekindle.run.host_tensors import HostBytes, copy_bits, is_dense, quantizer_of, sparse_parts
+from rekindle.run.tracked import (
+    canonical_keys,
+    class_name,
+    kind_of_tracked,
+    names_of_parameters,
+    non_persistent_buffers,
+    place_of,
+)
+from rekindle.store.atomic import FileWriter
+from rekindle.store.manifest import is_safe_name
+from rekindle.store.plain import Json, Path, encode, path_text
+from rekindle.store.state import Entry, ModuleEntry, ObjectEntry, OptimizerEntry, OptimizerGroup, Reference
+from rekindle.tensors import DTYPES, contiguous_stride
+from rekindle.writers.safetensors import NamedTensor, write_tensors
+
+__all__ = ["STATE_TENSORS", "Shelf", "bytes_writer", "capture_all", "tensor_writer"]
+
+STATE_TENSORS = "state.safetensors"
+
+
+def capture_all(tracked: Mapping[str, object], shelf: Shelf) -> tuple[dict[str, Entry], list[str]]:
+    """Copy everything that is tracked onto the shelf; return its entries and notes on what cannot be held.
+
+    Raises:
+        StateMismatch: something cannot be saved; named by its path.
+    """
+    files = _file_names(tracked)
+    names = names_of_parameters(tracked)
+    notes: list[str] = []
+    entries: dict[str, Entry] = {}
+    for name, value in tracked.items():
+        _check_name(name)
+        if isinstance(value, torch.nn.Module):
+            entries[name] = _capture_module(name, value, files[name], shelf)
+        elif isinstance(value, torch.optim.Optimizer):
+            entries[name] = _capture_optimizer(name, value, files[name], shelf, names, notes)
+        else:
+            entries[name] = _capture_object(name, value, shelf)
+    return entries, notes
+
+
+class Shelf:
+    """The host copies of a capture, by file and key; filled into the buffers of an earlier one where they fit."""
+
+    def __init__(self, spare: dict[tuple[str, str], torch.Tensor]) -> None:
+        self.spare = spare
+        self.buffers: dict[tuple[str, str], torch.Tensor] = {}
+        self.files: dict[str, list[NamedTensor]] = {}
+
+    def put(self, file: str, key: str, tensor: torch.Tensor, path: Path) -> Reference:
+        """Copy a tensor and return where it will lie."""
+        self._refuse(tensor, path)
+        whole = tensor.detach()
+        quantizer: Json = None
+        if whole.is_quantized:
+            quantizer = quantizer_of(whole)
+            whole = whole.int_repr()
+        name = str(tensor.dtype).removeprefix("torch.")
+        raw = DTYPES[name].safetensors is None
+        key = self._free_key(file, key)
+        copy = self._copy(file, key, whole)
+        shape = tuple(tensor.shape)
+        if raw:
+            flat = (torch.view_as_real(copy) if copy.is_complex() else copy).reshape(-1).view(torch.uint8)
+            named = NamedTensor(key, "uint8", (flat.numel(),), HostBytes(flat))
+        else:
+            named = NamedTensor(key, name, shape, HostBytes(copy))
+        self.files.setdefault(file, []).append(named)
+        stride = tuple(tensor.stride())
+        # Strides of size 0 (an expanded tensor) cannot be written to; such a tensor comes back row-major.
+        keeps_stride = is_dense(shape, stride) and stride != contiguous_stride(shape)
+        return Reference(
+            file,
+            key,
+            dtype=name if raw else None,
+            shape=shape if raw else None,
+            stride=stride if keeps_stride and not tensor.is_quantized else None,
+            device=str(tensor.device),
+            quantizer=quantizer,
+            requires_grad=tensor.requires_grad and tensor.is_leaf,
+            parameter=isinstance(tensor, torch.nn.Parameter),
+        )
+
+    def leaf(self, file: str) -> Callable[[object, Path], Json | None]:
+        """Return the function that `encode` asks about tensors, arrays and torch's own kinds."""
+
+        def encode_leaf(value: object, path: Path) -> Json | None:
+            if isinstance(value, torch.Tensor):
+                return self._tensor(file, value, path)
+            if isinstance(value, torch.Size):
+                return {"$Size": list(value)}
+            if isinstance(value, torch.dtype):
+                return {"$dtype": str(value).removeprefix("torch.")}
+            if isinstance(value, torch.device):
+                return {"$device": str(value)}
+            return self._numpy(file, value, path)
+
+        return encode_leaf
+
+    def _tensor(self, file: str, tensor: torch.Tensor, path: Path) -> Json:
+        key = ".".join(str(part) for part in path)
+        if tensor.layout == torch.strided:
+            return self.put(file, key, tensor, path).to_json()
+        parts: dict[str, Json] = {
+            name: self.put(file, f"{key}.{name}", part, path).to_json() for name, part in sparse_parts(tensor, path)
+        }
+        return {
+            "$sparse": str(tensor.layout).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "parts": parts,
+            "coalesced": tensor.layout == torch.sparse_coo and tensor.is_coalesced(),
+        }
+
+    def _numpy(self, file: str, value: Any, path: Path) -> Json | None:
+        numpy = sys.modules.get("numpy")
+        if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
+            return None
+        if value.dtype.kind not in "biufcSUMm" or type(value) not in {numpy.ndarray, value.dtype.type}:
+            raise StateMismatch(f"{path_text(path)}: a NumPy array of {value.dtype} cannot be saved")
+        if isinstance(value, numpy.generic):
+            return {"$scalar": value.dtype.str, "bytes": value.tobytes().hex()}
+        key = self._free_key(file, ".".join(str(part) for part in path))
+        data = value.tobytes()  # row-major
+        copy = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        self.buffers[file, key] = copy
+        self.files.setdefault(file, []).append(NamedTensor(key, "uint8", (len(data),), HostBytes(copy)))
+        return {"$array": f"{file}#{key}", "dtype": value.dtype.str, "shape": list(value.shape)}
+
+    def _free_key(self, file: str, key: str) -> str:
+        plain = "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in key) or "value"
+        free, count = plain, 1
+        while (file, free) in self.buffers or free == "__metadata__":
+            count += 1
+            free = f"{plain}~{count}"
+        return free
+
+    def _copy(self, file: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        spare = self.spare.pop((file, key), None)
+        if spare is None or spare.dtype != tensor.dtype or spare.shape != tensor.shape:
+            spare = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        if tensor.numel():
+            copy_bits(spare, tensor)
+        self.buffers[file, key] = spare
+        return spare
+
+    @staticmethod
+    def _refuse(tensor: torch.Tensor, path: Path) -> None:
+        where = path_text(path)
+        if torch.nn.parameter.is_lazy(tensor):
+            raise StateMismatch(
+                f"{where}: has no shape yet",
+                why="a lazy module gets its parameters from its first batch",
+                do="send one batch through the model before the first snapshot",
+            )
+        if tensor.is_meta:
+            raise StateMismatch(f"{where}: is on the meta device and has no values", do="materialise the model first")
+        if torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor):  # noqa: SLF001 - torch has no public name for it
+            raise StateMismatch(
+                f"{where}: a {type(tensor).__name__} cannot be saved",
+                why="its values are not the bytes of one tensor",
+            )
+        if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
+            raise StateMismatch(f"{where}: rekindle does not know the type {tensor.dtype}")
+
+
+def tensor_writer(tensors: Sequence[NamedTensor]) -> Callable[[FileWriter], None]:
+    """Return what writes these tensors as one safetensors file."""
+
+    def write(out: FileWriter) -> None:
+        write_tensors(tensors, out)
+
+    return write
+
+
+def bytes_writer(data: bytes) -> Callable[[FileWriter], None]:
+    """Return what writes these bytes."""
+
+    def write(out: FileWriter) -> None:
+        out.write(data)
+
+    return write
+
+
+def _check_name(name: str) -> None:
+    if not name or name.startswith("$") or not name.isprintable() or len(name) > 200:
+        raise StateMismatch(f"{ascii(name)[:80]} cannot be the name of something tracked", do="use a plain word")
+
+
+def _file_names(tracked: Mapping[str, object]) -> dict[str, str]:
+    """Return the file of each module and optimizer: its name, or a numbered one where that cannot be a file's."""
+    taken = {STATE_TENSORS}
+    found = {}
+    for name, value in tracked.items():
+        if not isinstance(value, (torch.nn.Module, torch.optim.Optimizer)):
+            continue
+        stem = name if is_safe_name(f"{name}.safetensors") else type(value).__name__.lower()
+        file, count = f"{stem}.safetensors", 1
+        while file.lower() in taken or not is_safe_name(file):
+            count += 1
+            file = f"{stem if is_safe_name(file) else 'tracked'}-{count}.safetensors"
+        taken.add(file.lower())
+        found[name] = file
+    return found
+
+
+def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf) -> ModuleEntry:
+    live = module.state_dict()
+    plain = canonical_keys(list(live))
+    elsewhere: dict[str, Json] = {}
+    shared: dict[tuple[object, ...], list[str]] = {}
+    shelf.files.setdefault(file, [])
+    for key, value in live.items():
+        path = (name, plain[key])
+        if _is_ordinary(key, value):
+            reference = shelf.put(file, plain[key], value, path)
+            if reference.key != plain[key]:  # a name that no file can hold
+                elsewhere[plain[key]] = reference.to_json()
+            if value.numel():
+                shared.setdefault(place_of(value), []).append(plain[key])
+        else:
+            elsewhere[plain[key]] = encode(value, path, shelf.leaf(STATE_TENSORS))
+    buffers = non_persistent_buffers(module)
+    plain_buffer = canonical_keys(list(buffers))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    plain_parameter = canonical_keys(list(parameters))
+    return ModuleEntry(
+        class_name(module),
+        file,
+        keys=tuple(plain[key] for key in live),
+        elsewhere=elsewhere,
+        non_persistent={
+            plain_buffer[key]: encode(buffer, (name, key), shelf.leaf(STATE_TENSORS))
+            for key, (_, _, buffer) in buffers.items()
+        },
+        frozen=tuple(plain_parameter[key] for key, value in parameters.items() if not value.requires_grad),
+        tied=tuple(tuple(group) for group in shared.values() if len(group) > 1),
+    )
+
+
+def _is_ordinary(key: str, value: object) -> bool:
+    """Tell whether a value of a state dict can stand in the module's own safetensors file."""
+    if key.rpartition(".")[2] == "_extra_state" or not isinstance(value, torch.Tensor):
+        return False
+    kind = DTYPES.get(str(value.dtype).removeprefix("torch."))
+    return value.layout == torch.strided and kind is not None and kind.safetensors is not None
+
+
+def _capture_optimizer(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    file: str,
+    shelf: Shelf,
+    names: Mapping[int, Sequence[str]],
+    notes: list[str],
+) -> OptimizerEntry:
+    packed = optimizer.state_dict()
+    states = dict(packed["state"])
+    leaf = shelf.leaf(file)
+    shelf.files.setdefault(file, [])
+    groups = []
+    unnamed = 0
+    for number, (group, live) in enumerate(zip(packed["param_groups"], optimizer.param_groups, strict=True)):
+        full: list[str | None] = []
+        values: list[Json] = []
+        for position, (index, parameter) in enumerate(zip(group["params"], live["params"], strict=True)):
+            known = names.get(id(parameter))
+            full.append(known[0] if known else None)
+            unnamed += not known
+            label = full[-1] or f"group{number}.param{position}"
+            state = states.pop(index, None)
+            values.append(None if state is None else encode(state, (label,), leaf))
+        settings = {key: value for key, value in group.items() if key not in {"params", "param_names"}}
+        groups.append(
+            OptimizerGroup(
+                tuple(full),
+                tuple(tuple(parameter.shape) for parameter in live["params"]),
+                encode(settings, (name, "param_groups", number), leaf),
+                tuple(values),
+            )
+        )
+    if unnamed:
+        notes.append(
+            f"{name}: {unnamed} of its parameters belong to nothing that is tracked, so their values are not saved; "
+            "track the module they belong to"
+        )
+    other = {key: value for key, value in packed.items() if key not in {"state", "param_groups"}}
+    if states:
+        other["state"] = states  # kept under names of the optimizer's own, not under parameters
+    return OptimizerEntry(
+        class_name(optimizer),
+        encode(dict(optimizer.defaults), (name, "defaults"), leaf),
+        tuple(groups),
+        encode(other, (name,), leaf),
+    )
+
+
+def _capture_object(name: str, value: Any, shelf: Shelf) -> ObjectEntry:
+    kind = kind_of_tracked(value)
+    if kind is None:
+        raise StateMismatch(
+            f"{name}: a {class_name(value)} cannot be tracked",
+            why="it has no state_dict and load_state_dict, and is no dict, tensor or random generator",
+            do="give its class these two methods, or keep what matters in run.state",
+        )
+    state: object
+    match kind:
+        case "object":
+            state = value.state_dict()
+        case "torch.Generator":
+            state = {"device": str(value.device), "state": value.get_state()}
+        case "numpy.Generator":
+            state = value.bit_generator.state
+        case "numpy.RandomState":
+            state = value.get_state(legacy=False)
+        case "random.Random":
+            state = value.getstate()
+        case "dict":
+            state = dict(value)
+        case _:
+            state = value
+    return ObjectEntry(kind, class_name(value), encode(state, (name,), shelf.leaf(STATE_TENSORS)))

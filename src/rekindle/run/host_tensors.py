@@ -1,0 +1,156 @@
+"""Tensors as bytes and back: what capturing and restoring share.
+
+Law: bits are moved, never converted; a tensor that comes back has the type, shape, stride and bytes that it had.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rekindle.errors import StateMismatch, UnreadableFile
+from rekindle.source import CHUNK_BYTES
+from rekindle.store.plain import Json, Path, encode, path_text
+from rekindle.store.state import Reference
+from rekindle.tensors import DTYPES
+
+__all__ = [
+    "HostBytes",
+    "alike",
+    "copy_bits",
+    "dtype_named",
+    "is_dense",
+    "items_of",
+    "on_device",
+    "quantized",
+    "quantizer_of",
+    "sparse_parts",
+    "view_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HostBytes:
+    """The bytes of a contiguous CPU tensor, which it keeps alive."""
+
+    tensor: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.tensor.nbytes
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield the bytes in pieces, without copying."""
+        view = view_of(self.tensor)
+        for at in range(0, len(view), chunk_bytes):
+            yield view[at : at + chunk_bytes]
+
+
+def view_of(tensor: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous CPU tensor as writable bytes; valid while the tensor lives."""
+    if not tensor.nbytes:
+        return memoryview(bytearray())
+    return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
+def copy_bits(target: Any, source: Any) -> None:
+    """Copy values of the same type and shape; on the CPU torch moves the bits (NaN payloads included)."""
+    with torch.no_grad():
+        target.copy_(source)
+
+
+def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Tell whether a tensor's elements fill a block without gaps or overlap, in some order of the dimensions."""
+    expected = 1
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        if size == 0:
+            return False
+        if size == 1:
+            continue
+        if step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Return torch's type of elements of this name; UnreadableFile where there is none."""
+    kind = getattr(torch, name, None) if name in DTYPES else None
+    if not isinstance(kind, torch.dtype):
+        raise UnreadableFile(f"{ascii(name)[:40]} is not a type of elements that this torch has")
+    return kind
+
+
+def on_device(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """Return the tensor where it was, or on the CPU where that device is not there."""
+    if device == "cpu":
+        return tensor
+    try:
+        return tensor.to(device)
+    except (RuntimeError, AssertionError):  # torch built without CUDA asserts
+        return tensor
+
+
+def quantizer_of(tensor: torch.Tensor) -> Json:
+    """Return scheme, scales and zero points of a quantized tensor, exactly."""
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return ["per_tensor_affine", encode(tensor.q_scale()), int(tensor.q_zero_point())]
+    scales, zeros = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    return [
+        "per_channel_affine",
+        [encode(scale) for scale in scales.double().tolist()],
+        [encode(zero) for zero in zeros.tolist()],
+        int(tensor.q_per_channel_axis()),
+        str(zeros.dtype).removeprefix("torch."),
+    ]
+
+
+def quantized(data: torch.Tensor, reference: Reference) -> torch.Tensor:
+    """Return the quantized tensor that these bytes and the reference's quantizer are."""
+    scheme, *numbers = items_of(reference.quantizer)
+    kind = {"qint8": torch.int8, "quint8": torch.uint8, "qint32": torch.int32}.get(str(reference.dtype))
+    if kind is None:
+        raise UnreadableFile(f"{reference.key}: {reference.dtype} cannot be restored")
+    whole = data.clone().view(kind).reshape(reference.shape or ())
+    if scheme == "per_tensor_affine":
+        scale, zero = numbers
+        return torch._make_per_tensor_quantized_tensor(whole, float(str(scale)), int(str(zero)))  # noqa: SLF001 - what torch.load uses
+    scales, zeros, axis, zero_kind = numbers
+    return torch._make_per_channel_quantized_tensor(  # noqa: SLF001 - what torch.load uses
+        whole,
+        torch.tensor([float(str(scale)) for scale in items_of(scales)], dtype=torch.float64),
+        torch.tensor([float(str(zero)) for zero in items_of(zeros)], dtype=dtype_named(str(zero_kind))),
+        int(str(axis)),
+    )
+
+
+def sparse_parts(tensor: torch.Tensor, path: Path) -> list[tuple[str, torch.Tensor]]:
+    """Return the named parts that make up a sparse tensor; StateMismatch for a layout without such parts."""
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor.detach()
+        return [("indices", whole._indices()), ("values", whole._values())]  # noqa: SLF001 - the public ones want a coalesced tensor
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        rows = (("crow_indices", tensor.crow_indices()), ("col_indices", tensor.col_indices()))
+        return [*rows, ("values", tensor.values())]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        columns = (("ccol_indices", tensor.ccol_indices()), ("row_indices", tensor.row_indices()))
+        return [*columns, ("values", tensor.values())]
+    raise StateMismatch(f"{path_text(path)}: a tensor of layout {tensor.layout} cannot be saved")
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Tell whether both are tensors of one shape, type and layout."""
+    both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return both and (one.shape, one.dtype, one.layout) == (other.shape, other.dtype, other.layout)
+
+
+def items_of(value: Json) -> list[Json]:
+    """Return a JSON list, or raise `UnreadableFile`."""
+    if not isinstance(value, list):
+        raise UnreadableFile("a list is expected")
+    return value

@@ -1,0 +1,107 @@
+"""Signals that ask a run to leave: noted at once, obeyed where the state is whole.
+
+SIGTERM and SIGUSR1 come from schedulers, SIGINT from Ctrl-C. The first one is noted; the run saves at its next boundary
+and leaves with a code of its own: 75 ("try again later", EX_TEMPFAIL of sysexits.h) for a scheduler to requeue on, 130
+for Ctrl-C. A second Ctrl-C leaves at once, without saving.
+
+While the run only waits (for a batch, or in an evaluation), a boundary may be far away although the state is whole. The
+run then says that it may be interrupted, and the handler raises `Leaving` right where it waits.
+
+Law: a handler never saves; it notes, and at most raises where it was told that it may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["CTRL_C_CODE", "REQUEUE_CODE", "Leaving", "SignalWatch"]
+
+REQUEUE_CODE = 75
+CTRL_C_CODE = 130
+
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
+
+
+class Leaving(BaseException):
+    """Raised by a handler where the run waits; never seen outside `rekindle.run`."""
+
+
+class SignalWatch:
+    """The run's handlers, installed from `install` to `close`; elsewhere than in the main thread there are none.
+
+    Attributes:
+        requested: the signal that asked the run to leave; None while none did.
+        interruptible: when it may be interrupted right where it is: False, True, or a function that tells.
+    """
+
+    def __init__(self) -> None:
+        """Install nothing yet."""
+        self.requested: signal.Signals | None = None
+        self.interruptible: bool | Callable[[], bool] = False
+        self._before: dict[signal.Signals, Any] = {}
+        self._pid = 0
+
+    @property
+    def installed(self) -> bool:
+        """Whether the handlers are in place."""
+        return bool(self._before)
+
+    def install(self) -> None:
+        """Put the handlers in place; those that were there come back with `close`."""
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return
+        self._pid = os.getpid()
+        for name in _NAMES:
+            number = getattr(signal, name, None)
+            if number is None:
+                continue
+            before = signal.getsignal(number)
+            # Ignored on purpose (nohup, a background job of a shell), or not Python's to restore: left alone.
+            if before is signal.SIG_IGN or before is None:
+                continue
+            signal.signal(number, self._note)
+            self._before[number] = before
+
+    def close(self) -> None:
+        """Put back the handlers that were there before."""
+        for number, before in self._before.items():
+            with contextlib.suppress(ValueError):  # closed from another thread: they stay until the process ends
+                if signal.getsignal(number) == self._note:
+                    signal.signal(number, before)
+        self._before = {}
+        self.interruptible = False
+
+    @property
+    def exit_code(self) -> int:
+        """The code to leave with."""
+        return CTRL_C_CODE if self.requested == signal.SIGINT else REQUEUE_CODE
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a worker that was forked a moment ago
+            return
+        if self.requested == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        first = self.requested is None
+        # Ctrl-C after a scheduler's signal is the first Ctrl-C.
+        self.requested = signal.Signals(number)
+        if first:
+            _say(self.requested)
+        may = self.interruptible
+        if may if isinstance(may, bool) else may():
+            self.interruptible = False
+            raise Leaving
+
+
+def _say(number: signal.Signals) -> None:
+    if number == signal.SIGINT:
+        text = "Ctrl-C: saving at the next boundary, then leaving; once more leaves at once without saving"
+    else:
+        text = f"{number.name}: saving at the next boundary, then leaving with code {REQUEUE_CODE}"
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nrekindle: {text}\n".encode())  # unbuffered: print() may be what was interrupted

@@ -1,0 +1,185 @@
+"""What is tracked, as files of a snapshot; and back into the same objects, in place.
+
+`capture` copies: when it returns, training may go on changing tensors while `rekindle.store.commit` writes the copies.
+`read` opens a committed snapshot and gives what the run kept for itself; `restore` checks that everything fits before
+it changes anything, and then puts it back: modules first, then optimizers, schedulers and other objects, random
+generators last.
+
+Law: the same bits, or an error that names what differs. Every file is read whole and compared with the manifest's
+SHA-256 in the very bytes that are used. No pickle, no `torch.load`: tensors are ranges of safetensors files, the rest
+is strict JSON.
+
+What torch does silently, and this file does not: `Optimizer.load_state_dict` casts state to the type of the parameter
+(float32 moments of bfloat16 parameters come back as bfloat16; torch 2.13 `optim/optimizer.py`), matches parameters by
+position, and takes over settings without a word; `Module.load_state_dict` casts to the live type; buffers that are not
+persistent are in no state dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from rekindle.errors import SnapshotDamaged, StateMismatch
+from rekindle.keys import near_names
+from rekindle.run.capture import STATE_TENSORS, Shelf, bytes_writer, capture_all, tensor_writer
+from rekindle.run.host_tensors import view_of
+from rekindle.run.restore import plan
+from rekindle.run.snapshot_files import SnapshotFiles, damaged, or_damaged
+from rekindle.run.tracked import kind_of_tracked, names_of_parameters
+from rekindle.store.atomic import FileWriter
+from rekindle.store.layout import STATE_NAME
+from rekindle.store.manifest import Manifest, read_manifest
+from rekindle.store.plain import decode, encode
+from rekindle.store.state import State, decode_state, encode_state
+
+__all__ = ["Captured", "Restored", "Saved", "capture", "kind_of_tracked", "read", "restore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A copy of everything that is tracked, ready for `rekindle.store.commit.commit`.
+
+    Attributes:
+        files: name -> what writes it; may be called from another thread, once each.
+        size_bytes: bytes of all files, nearly; for the check of the room.
+        notes: what the snapshot cannot hold although training depends on it, one line each.
+        buffers: (file, key) -> host tensor; hand the whole value to the next `capture` to use them again.
+    """
+
+    files: Mapping[str, Callable[[FileWriter], None]]
+    size_bytes: int
+    notes: tuple[str, ...]
+    buffers: Mapping[tuple[str, str], torch.Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A committed snapshot, opened for restoring.
+
+    Attributes:
+        path: its folder.
+        step: optimizer updates done when it was taken.
+        extra: what the run kept for itself, as it was given to `capture`.
+        manifest: sizes, digests and facts.
+        state: entries of what was tracked, by name.
+    """
+
+    path: str
+    step: int
+    extra: Mapping[str, object]
+    manifest: Manifest
+    state: State
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that were tracked, in that order."""
+        return tuple(self.state.tracked)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What `restore` did.
+
+    Attributes:
+        extra: as in `Saved`.
+        notes: differences that were allowed, one line each; say them.
+    """
+
+    extra: Mapping[str, object]
+    notes: tuple[str, ...]
+
+
+def capture(tracked: Mapping[str, object], extra: Mapping[str, object], *, reuse: Captured | None = None) -> Captured:
+    """Copy the state of everything that is tracked to host memory.
+
+    Args:
+        tracked: name -> module, optimizer, object with a state dict, dict of plain values and tensors, tensor, or
+            random generator of torch, NumPy or Python.
+        extra: plain values and tensors that the run keeps for itself.
+        reuse: an earlier capture that is written; its buffers are filled again instead of making new ones.
+
+    Raises:
+        StateMismatch: something cannot be saved; named by its path, such as ``scheduler['lr_lambdas'][0]``.
+    """
+    shelf = Shelf({} if reuse is None else dict(reuse.buffers))
+    entries, notes = capture_all(tracked, shelf)
+    kept = encode(dict(extra), ("run",), shelf.leaf(STATE_TENSORS))
+    state = encode_state(State(entries, kept))
+    writers: dict[str, Callable[[FileWriter], None]] = {
+        file: tensor_writer(tensors) for file, tensors in shelf.files.items()
+    }
+    writers[STATE_NAME] = bytes_writer(state)
+    header_bytes = sum(len(key) + 160 for _, key in shelf.buffers)
+    size = sum(tensor.nbytes for tensor in shelf.buffers.values()) + len(state) + header_bytes
+    return Captured(writers, size, tuple(notes), shelf.buffers)
+
+
+def read(snapshot_path: str) -> Saved:
+    """Open a committed snapshot: its manifest, its entries, and what the run kept for itself.
+
+    Raises:
+        SnapshotDamaged: its manifest does not vouch for these bytes, or they are not a state.
+        OSError: it cannot be read.
+    """
+    try:
+        manifest = read_manifest(snapshot_path)
+    except SnapshotDamaged as error:
+        raise damaged(snapshot_path, error.what) from None
+    files = SnapshotFiles(snapshot_path, manifest)
+    state = or_damaged(snapshot_path, lambda: decode_state(bytes(view_of(files.bytes_of(STATE_NAME)))))
+    extra = or_damaged(snapshot_path, lambda: decode(state.extra, files.make))
+    if not isinstance(extra, dict):
+        raise damaged(snapshot_path, "state.json holds no values of the run")
+    return Saved(snapshot_path, manifest.step, extra, manifest, state)
+
+
+def restore(
+    saved: Saved | str, tracked: Mapping[str, object], *, context: Mapping[str, object] | None = None
+) -> Restored:
+    """Put a snapshot back into the objects, in place.
+
+    Everything is read and checked first; nothing is changed when something does not fit.
+
+    Args:
+        saved: from `read`, or the path of a snapshot.
+        tracked: name -> object; names that the snapshot has and `tracked` lacks are left alone.
+        context: everything that is tracked so far, where `tracked` is only a part of it: an optimizer finds the names
+            of its parameters there.
+
+    Returns:
+        What the run kept for itself, and notes on differences that were allowed.
+
+    Raises:
+        StateMismatch: a name, key, shape, type, class or parameter group does not fit; with a table of what differs.
+        SnapshotDamaged: the bytes are not those that were saved.
+    """
+    opened = read(saved) if isinstance(saved, str) else saved
+    files = SnapshotFiles(opened.path, opened.manifest)
+    _check_tracked(opened, tracked)
+    names = names_of_parameters({**(context or {}), **tracked})
+    plans = []
+    for name, value in tracked.items():
+        entry = opened.state.tracked[name]
+        plans.append(or_damaged(opened.path, partial(plan, name, value, entry, files, names)))
+    notes: list[str] = []
+    for planned in sorted(plans, key=lambda planned: planned.rank):
+        notes += planned.apply()
+    return Restored(opened.extra, tuple(notes))
+
+
+def _check_tracked(saved: Saved, tracked: Mapping[str, object]) -> None:
+    missing = [name for name in tracked if name not in saved.state.tracked]
+    if missing:
+        there = ", ".join(saved.names) or "nothing"
+        near = near_names(missing[0], [name for name in saved.names if name not in tracked], 1)
+        raise StateMismatch(
+            f"{', '.join(missing)}: tracked now, and not in the snapshot of step {saved.step}",
+            why=f"it holds {there}",
+            do=f"track it under the name it had: {near[0]}={missing[0]}"
+            if near
+            else "track what was tracked when the run began, or begin a new run in another folder",
+        )

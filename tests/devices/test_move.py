@@ -1,0 +1,75 @@
+"""Bringing things to a device: what is no tensor stays, and what need not move is the same object."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from rekindle.devices.move import device_named, to_device
+from rekindle.errors import ConfigError
+
+META = torch.device("meta")  # a device that every machine has, where tensors really are elsewhere
+
+
+class Pair(NamedTuple):
+    left: object
+    right: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    image: torch.Tensor
+    name: str
+    size: int = dataclasses.field(init=False, default=3)
+
+
+def test_nested_batches_keep_their_types():
+    batch = {
+        "pair": Pair(torch.ones(2), "text"),
+        "list": [torch.ones(1), (torch.zeros(1), None)],
+        "ordered": collections.OrderedDict(a=torch.ones(1)),
+        "default": collections.defaultdict(list, a=torch.ones(1)),
+        "sample": Sample(torch.ones(1), "cat"),
+        "sizes": torch.Size([1, 2]),
+        "packed": torch.nn.utils.rnn.pack_sequence([torch.ones(2)]),
+    }
+    moved = to_device(batch, META)
+    assert type(moved["pair"]) is Pair
+    assert moved["pair"].left.device == META
+    assert moved["pair"].right == "text"
+    assert moved["list"][0].device == moved["list"][1][0].device == META
+    assert moved["list"][1][1] is None
+    assert type(moved["ordered"]) is collections.OrderedDict
+    assert moved["default"].default_factory is list
+    assert (moved["sample"].image.device, moved["sample"].name) == (META, "cat")
+    assert moved["sizes"] is batch["sizes"]
+    assert moved["packed"].data.device == META
+
+
+def test_what_is_there_already_is_the_very_same_object():
+    batch = {"x": [torch.ones(1), "a"], "y": Sample(torch.ones(1), "b")}
+    assert to_device(batch, torch.device("cpu")) is batch
+
+
+def test_modules_move_in_place():
+    module = torch.nn.Linear(1, 1)
+    assert to_device(module, META) is module
+    assert module.weight.device == META
+
+
+def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_named("auto") == device_named(None) == device_named("cpu") == torch.device("cpu")
+    assert device_named("cpu:0") == torch.device("cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_named("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="there is no device cuda:2") as caught:
+        device_named("cuda:2")
+    assert "2 of that kind are here" in caught.value.why
