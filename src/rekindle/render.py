@@ -108,7 +108,8 @@ def finding_lines(finding: Finding, path: str = "", paint: Paint | None = None) 
     if finding.why:
         lines.append(f"  why     {escape(finding.why, 400)}")
     if finding.do:
-        lines.append(f"  do      {escape(finding.do, 400)}")
+        # A command must be whole to be typed; the list of classes to allow can be long.
+        lines.append(f"  do      {escape(finding.do, 4000)}")
     return lines
 
 
