@@ -251,6 +251,39 @@ def test_a_bare_loop_over_steps(start):
     assert list_snapshots(start("cut").folder)[0].step == 10
 
 
+def test_what_is_drawn_between_track_and_the_loop_is_the_same_in_every_life(start):
+    """Data made or split there: another draw after resuming would train on the samples kept for testing."""
+
+    def life(run, die_at=None):
+        run.track(**objects())
+        data = TensorDataset(torch.randn(20, 3))
+        kept = (data.tensors[0].tolist(), random.random(), torch.randperm(20).tolist())
+        for _ in run.epochs(2):
+            for _ in run.batches(run.loader(data, batch_size=2)):
+                run.step()
+                if run.steps_done == die_at:
+                    raise Killed
+        return kept
+
+    whole = life(start("whole"))
+    with pytest.raises(Killed):
+        life(start("cut"), die_at=15)
+    assert life(start("cut")) == whole
+
+
+def test_a_bare_loop_that_does_not_ask_where_to_begin_is_told_so(start, capsys):
+    def life(run):
+        run.track(**objects())
+        for _ in range(4):
+            run.step()
+        run.close()
+
+    life(start("bare"))
+    assert "did not ask run.steps_done" not in capsys.readouterr().err
+    life(start("bare"))
+    assert "did not ask run.steps_done" in capsys.readouterr().err
+
+
 def test_accumulation_by_hand_is_noticed_and_never_cut(start):
     def life(run, die_at=None):
         tracked = objects()

@@ -123,7 +123,6 @@ class Run:
     Attributes:
         folder: where the run lives.
         seed: of everything.
-        steps_done: optimizer updates, in all lives of the run.
         epoch: the epoch in progress, from 0.
         state: plain values and tensors of the script's own that survive.
         device: where `prepare` brings things.
@@ -179,7 +178,8 @@ class Run:
         self.moves_batches = False
         self.signals = SignalWatch()
         self.state: dict[str, Any] = {}
-        self.steps_done = 0
+        self._steps_done = 0
+        self._placed = False
         self.evidence = _recorder()
         self.epoch = 0
         self.places = Places()
@@ -236,7 +236,7 @@ class Run:
         self._next_step: float = math.inf
         self._clean = False
         self._mark: _Mark | None = None
-        self._printed_at, self._print_cost_s = -math.inf, 0.0
+        self._begun_at, self._prints_cost_s = 0.0, 0.0
         self._plan_next_save()
         if self._updater.scaler is not None:
             self.track(scaler=self._updater.scaler)
@@ -273,9 +273,6 @@ class Run:
         self._tracked.update(new)
         for value in new.values():
             self._watch(value)
-        if self._saved is not None and not self._begun:
-            # A loop without run.batches begins right after this.
-            seed_globals(key_of(self.seed, "step", self.steps_done))
 
     @overload
     def prepare(self, single: _One, /) -> _One: ...
@@ -336,7 +333,7 @@ class Run:
         self._begin()
         if self._finished and (self.epoch >= total or self._finished_total >= total):
             self.note(
-                f"{self.folder}: already complete ({self.epoch} epochs, {self.steps_done:,} steps); "
+                f"{self.folder}: already complete ({self.epoch} epochs, {self._steps_done:,} steps); "
                 f"run.epochs({total + 1}) or more goes on from here"
             )
             return iter(())
@@ -373,10 +370,10 @@ class Run:
         if self._updater.scaler is not None:
             self._updater.end_step()
         self._was_updated.up = False
-        self.steps_done += 1
+        self._steps_done += 1
         self._clean = True
         if self.evidence is not None:
-            self.evidence.step(self.steps_done, self.epoch, self.tracked_now(), sys._getframe(1))  # noqa: SLF001 - the caller's frame is what is recorded
+            self.evidence.step(self._steps_done, self.epoch, self.tracked_now(), sys._getframe(1))  # noqa: SLF001 - the caller's frame is what is recorded
         if self._progress_wanted:
             self._show_progress()
         if not self.places.any_loop:
@@ -411,8 +408,8 @@ class Run:
         if self._saved is not None and (not self._begun or self.places.replaying):
             return
         line = {**{name: rate for name, rate in self._rates().items() if name not in plain}, **plain}
-        self._metrics.write(self.steps_done, self.epoch, line)
-        self._events.write(self.steps_done, line)
+        self._metrics.write(self._steps_done, self.epoch, line)
+        self._events.write(self._steps_done, line)
         rule = self._best_rule
         if rule is not None and isinstance(plain.get(rule.metric), (int, float)):
             self._offer_best(rule, float(plain[rule.metric]))
@@ -510,6 +507,18 @@ class Run:
     # ---- what can be looked at
 
     @property
+    def steps_done(self) -> int:
+        """Optimizer updates, in all lives of the run.
+
+        A loop without `epochs` and `batches` asks for this to know where to begin, so that is where such a loop gets
+        its place in the random numbers back: ``for step in range(run.steps_done, 1000)``.
+        """
+        if self._saved is not None and not self._begun and not self._placed:
+            self._placed = True
+            seed_globals(key_of(self.seed, "step", self._steps_done))
+        return self._steps_done
+
+    @property
     def best(self) -> Best | None:
         """The best snapshot so far by ``keep_best``, None while there is none."""
         best = self._best
@@ -582,7 +591,7 @@ class Run:
         if self._closed:
             return
         try:
-            unsaved = self._begun and self.steps_done != self._last_saved_step
+            unsaved = self._begun and self._steps_done != self._last_saved_step
             if save and unsaved and (self._clean or not self.places.any_loop):
                 if self._left_early:
                     # The script left the epochs with `break`: for it, that was the end of the run.
@@ -621,7 +630,7 @@ class Run:
         now = environment.describe()
         forked = saved is not None and not is_snapshot_of(self.folder, saved.path)
         if saved is not None:
-            self.steps_done = saved.step
+            self._steps_done = saved.step
             self.state = extra["state"]
             self._best = (
                 None if extra["best"] is None or forked else Best(extra["best"]["value"], extra["best"]["step"])
@@ -690,6 +699,7 @@ class Run:
                 self.note(word)
             self._events.cut(events)
         self._begun = True
+        self._begun_at = time.monotonic()
         self.signals.install()
 
     def _watch(self, value: object) -> None:
@@ -725,13 +735,13 @@ class Run:
             while self.epoch < total:
                 epoch = self.epoch
                 self.places.begin_epoch(epoch)
-                steps_before = self.steps_done
+                steps_before = self._steps_done
                 place = self._resume_place if epoch == self._resume_place.epoch else Place(epoch)
                 self._clean = False
                 self._mark = self._mark_with_print(place)
                 seed_globals(key_of(self.seed, "epoch", epoch))
                 yield epoch
-                if self.steps_done == steps_before and self.places.any_loop and not self._resume_place.loops:
+                if self._steps_done == steps_before and self.places.any_loop and not self._resume_place.loops:
                     self.note(f"epoch {epoch} made no step: call run.step() after each optimizer update", once=True)
                 if self._turn(epoch, last=self._stop_asked or epoch + 1 == total):
                     break
@@ -780,7 +790,13 @@ class Run:
 
     def _step_without_batches(self) -> None:
         """Reseed, and outside of epochs do what is due at once."""
-        seed_globals(key_of(self.seed, "step", self.steps_done))
+        if self._saved is not None and not self._placed and not self._in_epochs:
+            self.note(
+                "this loop did not ask run.steps_done where to begin, so what its first step drew at random is not what "
+                "the undisturbed run drew: for step in range(run.steps_done, ...)",
+                once=True,
+            )
+        seed_globals(key_of(self.seed, "step", self._steps_done))
         if self._in_epochs:
             if self.signals.requested is not None:
                 self.note("will leave at the end of this epoch: only run.batches can be resumed inside one", once=True)
@@ -812,7 +828,7 @@ class Run:
     # ---- saving
 
     def _is_due(self) -> bool:
-        if self.steps_done >= self._next_step:  # which `_ask` moves here
+        if self._steps_done >= self._next_step:  # which `_ask` moves here
             return True
         return self._next_time is not None and time.monotonic() >= self._next_time
 
@@ -822,23 +838,25 @@ class Run:
 
     def _plan_next_save(self) -> None:
         steps, seconds = self._every.steps, self._every.seconds
-        self._next_step = math.inf if steps is None else (self.steps_done // steps + 1) * steps
+        self._next_step = math.inf if steps is None else (self._steps_done // steps + 1) * steps
         self._next_time = None if seconds is None else time.monotonic() + seconds
 
     def _mark_now(self, place: Place | None = None) -> _Mark:
         if place is None:
             loop = self.places.current
             place = self.places.place(loop) if loop is not None else Place(self.epoch)
-        return _Mark(place, self.steps_done, self._metrics.size, self._events.sizes())
+        return _Mark(place, self._steps_done, self._metrics.size, self._events.sizes())
 
     def _mark_with_print(self, place: Place) -> _Mark | None:
-        """Return a mark that can be told from a changed state; None where telling would cost over 1 % of the time."""
+        """Return a mark that can be told from a changed state.
+
+        None where telling has cost enough: half a second, and 1 % of the time since the loop was entered.
+        """
         began = time.monotonic()
-        if began - self._printed_at < 100 * self._print_cost_s:
+        if self._prints_cost_s > 0.5 + 0.01 * (began - self._begun_at):
             return None
         seen = fingerprint(self.tracked_now())
-        self._printed_at = time.monotonic()
-        self._print_cost_s = self._printed_at - began
+        self._prints_cost_s += time.monotonic() - began
         return None if seen is None else replace(self._mark_now(place), print=seen)
 
     def _write(self, mark: _Mark, *, finished: bool = False) -> None:
@@ -915,7 +933,7 @@ class Run:
             else "no snapshot was taken yet"
         )
         return RunError(
-            f"the loss is {loss.item()} after step {self.steps_done:,} ({where})",
+            f"the loss is {loss.item()} after step {self._steps_done:,} ({where})",
             why="the learning rate is too high, the data hold NaN or infinity, or a logarithm or a division met zero",
             do=f"lower the learning rate, or clip: run.update(clip_norm=1.0); {kept}",
         )
@@ -952,7 +970,7 @@ class Run:
         try:
             if mark is not None and (mark.steps_done, mark.place) != (self._last_saved_step, self._last_saved_place):
                 self._write(mark)
-            self.note(f"{self.folder}: saved after step {self.steps_done:,}; the same command goes on from there")
+            self.note(f"{self.folder}: saved after step {self._steps_done:,}; the same command goes on from there")
         finally:
             kill_workers()
             self._shut()
@@ -972,7 +990,7 @@ class Run:
             epochs=self._epochs_total or None,
             batch=0 if loop is None else loop.delivered,
             batches=None if loop is None else loop.length,
-            steps_done=self.steps_done,
+            steps_done=self._steps_done,
             values=self._shown,
         )
 
