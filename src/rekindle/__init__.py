@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rekindle.run.schedules import schedule as schedule
     from rekindle.save import save as save
     from rekindle.verbs.convert import convert as convert
+    from rekindle.verbs.diff import diff as diff
     from rekindle.verbs.inspect import inspect as inspect
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ _HOME_OF = {
     "save": "rekindle.save",
     "inspect": "rekindle.verbs.inspect",
     "convert": "rekindle.verbs.convert",
+    "diff": "rekindle.verbs.diff",
     "schedule": "rekindle.run.schedules",
     "RekindleError": "rekindle.errors",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "Run",
     "__version__",
     "convert",
+    "diff",
     "inspect",
     "load",
     "save",

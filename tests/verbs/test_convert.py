@@ -190,7 +190,7 @@ def test_a_part_may_lie_deep_and_under_keys_with_dots(tmp_path):
     assert list(torch.load(tmp_path / "b.pth")) == ["d"]
     with pytest.raises(CannotWrite, match=r"nothing lies under the key 'a\.x'") as caught:
         convert(tmp_path / "a.pth", tmp_path / "c.pth", part="a.x")
-    assert caught.value.why == "its keys are a"
+    assert caught.value.why == "the keys under 'a' are b.c"
 
 
 def test_metadata_of_safetensors_stays_or_is_lost_with_a_word(tmp_path):

@@ -29,24 +29,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("torch-zip", "torch-stream", "safetensors"),
         help="torch-zip, torch-stream (for torch before 1.6) or safetensors, whatever the suffix",
     )
-    parser.add_argument("--part", metavar="KEY", help="only what lies under this key, such as model")
-    parser.add_argument("--all", action="store_true", help="of a run or snapshot: everything, not only the weights")
+    parser.add_argument("--legacy", action="store_true", help="the same as --to torch-stream: for torch before 1.6")
+    parser.add_argument(
+        "--take", "--part", dest="part", metavar="KEY", help="only what lies under this key, such as model"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="of a run, snapshot or program: everything, not only the weights"
+    )
+    for option, name, words in (
+        ("--only", "PATTERN", "keep these keys, such as 'layer1.*'; repeatable"),
+        ("--drop", "PATTERN", "leave these keys out; repeatable"),
+        ("--strip", "PREFIX", "take this prefix off the keys; repeatable"),
+        ("--rename", "OLD=NEW", "parts of keys; OLD.=NEW. the beginning, /OLD/NEW/ a regular expression; repeatable"),
+    ):
+        parser.add_argument(option, metavar=name, action="append", default=[], help=words)
+    parser.add_argument("--add", metavar="PREFIX", default="", help="put this prefix in front of all keys")
+    parser.add_argument(
+        "--dtype", metavar="TYPE", help="float64, float32, float16 or bfloat16 for floating-point tensors (needs NumPy)"
+    )
+    parser.add_argument(
+        "--data-only", action="store_true", help="turn objects of any class into the plain data that they hold"
+    )
     parser.add_argument("--untie", action="store_true", help="give each tensor its own bytes, keep no sharing")
-    parser.add_argument("--force", action="store_true", help="replace DST if it is there")
+    parser.add_argument("--slim", action="store_true", help="keep only the bytes that tensors show")
+    parser.add_argument("--shard", metavar="SIZE", help="write files of at most this size, such as 2GB, and an index")
+    parser.add_argument("--values", action="store_true", help="also write the plain values, to DST.values.json")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare the new file with the source")
+    parser.add_argument("--force", action="store_true", help="replace DST if it is there; it may be SRC")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert; 0 all tensors are there, 1 tensors were lost, 2 nothing was written."""
+    from rekindle.errors import CannotWrite
     from rekindle.verbs.convert import convert
 
+    if args.legacy and args.to not in {None, "torch-stream"}:
+        raise CannotWrite(f"--legacy and --to {args.to} name two containers", do="leave out one of them")
     done = convert(
         args.source,
         args.target,
-        to=args.to,
+        to="torch-stream" if args.legacy else args.to,
         part=args.part,
         everything=args.all,
+        only=args.only,
+        drop=args.drop,
+        rename=args.rename,
+        strip=args.strip,
+        add=args.add,
+        dtype=args.dtype,
+        data_only=args.data_only,
         untie=args.untie,
+        slim=args.slim,
+        shard=args.shard,
+        values=args.values,
+        verify=not args.no_verify,
         force=args.force,
         progress=_Progress() if sys.stderr.isatty() else None,
     )
@@ -67,6 +104,8 @@ def _as_json(done: Conversion) -> dict[str, object]:
         "target": done.target,
         "container": done.container,
         "bytes": done.size_bytes,
+        "files": list(done.files),
+        "verified": done.verified,
         "written": [{"key": row.key, "dtype": row.dtype, "shape": list(row.shape)} for row in done.written],
         "lost": [{"key": loss.key, "why": loss.why, "tensor": loss.is_tensor} for loss in done.lost],
         "findings": findings_json(done.findings),
@@ -76,10 +115,14 @@ def _as_json(done: Conversion) -> dict[str, object]:
 def _print(done: Conversion) -> None:
     from rekindle.render import Paint, escape, finding_lines, human_bytes
 
+    checked = "checked against the source" if done.verified else "not checked"
     print(
-        f"{escape(done.target)}: {done.container}, {len(done.written):,} tensors, {human_bytes(done.size_bytes)}, "
-        "checked against the source"
+        f"{escape(done.target)}: {done.container}, {len(done.written):,} tensors, "
+        f"{human_bytes(done.size_bytes)}, {checked}"
     )
+    if len(done.files) > 1:
+        print(f"files: {', '.join(escape(path, 400) for path in done.files[:_SHOWN])}", end="")
+        print(f" ... {len(done.files):,} in all" if len(done.files) > _SHOWN else "")
     tensors = [loss for loss in done.lost if loss.is_tensor]
     values = [loss for loss in done.lost if not loss.is_tensor]
     for name, lost in (("tensors", tensors), ("other values", values)):
@@ -92,7 +135,8 @@ def _print(done: Conversion) -> None:
     paint = Paint(on=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     for finding in done.findings:
         print("\n".join(finding_lines(finding, paint=paint)))
-    print(f"next: rekindle inspect {escape(done.target)}")
+    index = [path for path in done.files if path.endswith(".index.json")]
+    print(f"next: rekindle inspect {escape(index[0] if index else done.target, 400)}")
 
 
 class _Progress:

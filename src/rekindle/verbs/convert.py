@@ -11,28 +11,36 @@ Law: the source is never written to, and the target is either whole and right or
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from rekindle.errors import CannotWrite, UnreadableFile
+from rekindle.errors import CannotWrite, LimitExceeded, UnreadableFile
 from rekindle.finding import Finding, Severity, Where
 from rekindle.formats import open_path
 from rekindle.gather import gather
 from rekindle.limits import DEFAULT_LIMITS, Limits
-from rekindle.listing import table_of
+from rekindle.listing import kind_of, table_of
+from rekindle.reshape import flattened, without_modules
+from rekindle.selection import take
 from rekindle.source import CHUNK_BYTES, ByteRange, Bytes, Source
 from rekindle.store.atomic import write_beside
 from rekindle.strict import refuse_damaged
-from rekindle.tensors import Storage, TensorEntry, TensorTable
-from rekindle.tree import Global, Map, Module, Record, SetOf, Value, distinct_nodes, walk
+from rekindle.tensors import DTYPES, Storage, TensorEntry, TensorTable, element_count
+from rekindle.tree import Global, Map, Module, Record, SetOf, Tensor, Value, children, distinct_nodes, walk
+from rekindle.verbs._wishes import Wishes, understood
 from rekindle.writers.pipe import Pipe, Spliced
 from rekindle.writers.safetensors import NamedTensor, why_not, write_tensors
-from rekindle.writers.sharing import dragged_storages, untie
+from rekindle.writers.shards import index_name, index_text, shard_name, split
+from rekindle.writers.sharing import dragged_storages, slim, untie
 
 if TYPE_CHECKING:
+    from rekindle.casting import CastReport
     from rekindle.opened import Opened
     from rekindle.writers.pickle_program import Path, Program, StoredStorage
 
@@ -53,6 +61,10 @@ _WRAPPERS = (
     *("ema", "ema_state_dict", "model_ema", "generator", "encoder"),
 )
 _MAX_LOST = 10_000
+# Objects turned into data that are told one by one.
+_MAX_CHANGES = 16
+# What a model in a folder is called there.
+_HUB_NAMES = {"safetensors": "model.safetensors", "torch-zip": "pytorch_model.bin"}
 
 Progress = Callable[[int, int], None]
 
@@ -95,10 +107,12 @@ class Conversion:
         source: as it was given.
         target: as it was given.
         container: ``torch-zip``, ``torch-stream`` or ``safetensors``.
-        size_bytes: of the new file.
+        size_bytes: of the new file, or of all shards.
         written: its tensors.
         lost: what it does not hold.
         findings: what is worth knowing.
+        files: the files that were written: the target, or the shards and their index, and the values beside it.
+        verified: whether the new file was compared with the source.
     """
 
     source: str
@@ -108,6 +122,8 @@ class Conversion:
     written: tuple[Written, ...]
     lost: tuple[Lost, ...]
     findings: tuple[Finding, ...]
+    files: tuple[str, ...] = ()
+    verified: bool = True
 
 
 def container_for(target: str, to: str | None = None) -> str:
@@ -138,7 +154,18 @@ def convert(
     to: str | None = None,
     part: str | None = None,
     everything: bool = False,
+    only: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    add: str = "",
+    dtype: str | None = None,
+    data_only: bool = False,
     untie: bool = False,
+    slim: bool = False,
+    shard: str | int | None = None,
+    values: bool = False,
+    verify: bool = True,
     force: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -153,15 +180,32 @@ def convert(
         to: ``torch-zip`` (what `torch.load` opens), ``torch-stream`` (for torch before 1.6) or ``safetensors``,
             whatever the suffix.
         part: only what lies under this key, such as ``model`` or ``ema.weights``.
-        everything: of a run or a snapshot, all that was saved: optimizer, schedule, counters.
+        everything: of a run or a snapshot, all that was saved: optimizer, schedule, counters; of a program
+            (TorchScript, torch.export), also the tensors that are no part of its state dict.
+        only: keep the keys that one of these patterns fits: ``layer1.*``, or ``layer1`` for all that is in it.
+        drop: of these, leave out what one of these patterns fits.
+        rename: ``OLD=NEW`` for whole parts of keys, ``OLD.=NEW.`` for their beginning, ``/OLD/NEW/`` for a regular
+            expression; in this order.
+        strip: prefixes to take away before renaming, such as ``module``.
+        add: prefix to put in front of every key after renaming.
+        dtype: ``float64``, ``float32``, ``float16`` or ``bfloat16`` for every floating-point tensor; needs NumPy.
+        data_only: objects of any class become the dict, list or value that they carry, so that nothing but plain data
+            is left.
         untie: give each tensor its own bytes, instead of keeping shared storages shared.
-        force: replace `target` if it is there.
+        slim: keep only the bytes of each storage that tensors show; what overlaps stays shared.
+        shard: write files of at most this many bytes (``2GB``, ``500MB``), named and listed as Hugging Face does.
+            `target` is then the name that a single file would have, or a folder.
+        values: also write the plain values, as JSON, to ``TARGET.values.json``.
+        verify: compare the new file with the source before it takes its place.
+        force: replace `target` if it is there; it may be the source.
         limits: what reading may cost.
         progress: called with (bytes written, bytes in all) now and then.
 
     Raises:
-        CannotWrite: the target cannot hold it, is a folder, or is there without `force`.
+        CannotWrite: the target cannot hold it, is a folder, or is there without `force`; two keys would become one,
+            nothing is left to write, or a wish cannot be meant as it is written.
         UnreadableFile: the source is damaged; nothing is written.
+        LimitExceeded: the object is nested too deeply to be changed.
         OSError: the source is missing, the disk is full, ...; the target is as it was.
 
     Example:
@@ -171,20 +215,93 @@ def convert(
         []
     """
     given, goal = os.fspath(source), os.fspath(target)
+    wishes = understood(
+        only=tuple(only),
+        drop=tuple(drop),
+        rename=tuple(rename),
+        strip=tuple(strip),
+        add=add,
+        dtype=dtype,
+        data_only=data_only,
+        untie=untie,
+        slim=slim,
+        shard=shard,
+        values=values,
+        verify=verify,
+    )
     if os.path.isdir(goal):
-        _refuse_existing(goal, given, force=force)
+        if not wishes.shard_bytes:
+            _refuse_existing(goal, given, force=force)
+        goal = os.path.join(goal, _HUB_NAMES.get(to or "safetensors", _HUB_NAMES["torch-zip"]))
     container = container_for(goal, to)
     with open_path(given, limits) as opened:
         refuse_damaged(opened)
-        job = _Job(opened, given, goal, container, limits)
-        job.select(part, everything=everything)
-        if untie:
-            job.untie()
-        _refuse_existing(goal, given, force=force)
-        size = job.write(force=force, progress=progress)
-        return Conversion(
-            given, goal, container, size, tuple(job.written), tuple(job.lost[:_MAX_LOST]), tuple(job.findings)
-        )
+        job = _Job(opened, given, goal, container, limits, wishes)
+        try:
+            job.select(part, everything=everything)
+            job.change()
+            return _written(job, job.shards(), force=force, progress=progress)
+        except RecursionError:  # a change goes down as deep as the object is nested
+            raise LimitExceeded(
+                f"{given}: the object is nested too deeply to be changed",
+                why="its dicts and lists lie hundreds of levels inside each other",
+                do="leave out the options, or take the part that is wanted: --take KEY",
+            ) from None
+
+
+def _written(job: _Job, shards: list[_Job], *, force: bool, progress: Progress | None) -> Conversion:
+    """Write all files of a conversion; each takes its name only when all are whole and right."""
+    goal = job.target
+    beside = job.values_beside()
+    index = index_name(goal) if len(shards) > 1 else None
+    files = [shard.target for shard in shards] + [path for path in (index, beside and beside[0]) if path]
+    for path in files:
+        _refuse_existing(path, job.source, force=force)
+    plans = [shard.plan() for shard in shards]
+    total = sum(size for size, _ in plans)
+    job.require_room(total)
+    size = 0
+    try:
+        with ExitStack() as stack:
+            for shard, (_, emit) in zip(shards, plans, strict=True):
+                out = stack.enter_context(write_beside(shard.target, overwrite=force))
+                told = None if progress is None else _told(progress, size, total)
+                with Pipe(out, told) as pipe:
+                    emit(pipe)
+                size += out.size
+                job.check_sources()
+                shard.check(out.path)
+    except FileExistsError:  # it appeared meanwhile
+        for path in files:
+            _refuse_existing(path, job.source, force=False)
+        raise
+    # What refers to the other files comes last: without it, nobody takes them for the whole.
+    if index is not None:
+        weight_map = {row.key: os.path.basename(shard.target) for shard in shards for row in shard.written}
+        with write_beside(index, overwrite=force) as out:
+            out.write(index_text(sum(shard.content_bytes() for shard in shards), weight_map))
+    if beside is not None:
+        with write_beside(beside[0], overwrite=force) as out:
+            out.write(beside[1])
+    lost = list(dict.fromkeys(loss for shard in (job, *shards) for loss in shard.lost))
+    findings = list(dict.fromkeys(finding for shard in (job, *shards) for finding in shard.findings))
+    findings += job.cast_findings()
+    written = tuple(row for shard in shards for row in shard.written)
+    return Conversion(
+        job.source,
+        goal,
+        job.container,
+        size,
+        written,
+        tuple(lost[:_MAX_LOST]),
+        tuple(findings),
+        tuple(files),
+        job.wishes.verify,
+    )
+
+
+def _told(progress: Progress, before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(min(before + done, total), total)
 
 
 def _refuse_existing(target: str, source: str, *, force: bool) -> None:
@@ -201,12 +318,17 @@ def _refuse_existing(target: str, source: str, *, force: bool) -> None:
 class _Job:
     """One conversion: what is taken from the source, and what became of it."""
 
-    def __init__(self, opened: Opened, source: str, target: str, container: str, limits: Limits) -> None:
+    def __init__(
+        self, opened: Opened, source: str, target: str, container: str, limits: Limits, wishes: Wishes
+    ) -> None:
         self.opened = opened
         self.source = source
         self.target = target
         self.container = container
         self.limits = limits
+        self.wishes = wishes
+        self.casting: CastReport | None = None
+        self.values_tree: Value = None  # where the values keep a nesting that the tensors lose
         self.tree: Value = opened.tree
         self.table: TensorTable = opened.table
         self.written: list[Written] = []
@@ -223,13 +345,41 @@ class _Job:
     def select(self, part: str | None, *, everything: bool) -> None:
         """Choose the part of the object that goes over."""
         if part is not None:
-            self.tree = _find(self.tree, part, self.source)
+            self.tree = take(self.tree, part, self.source)
         elif self.opened.format in {"run", "snapshot"} and not everything:
             self.select_modules()
-        elif self.container == "safetensors":
+        elif self.opened.format not in {"run", "snapshot"}:
+            self.select_outside(everything=everything)
+        if part is None and self.container == "safetensors" and not self.wishes.reshapes:
             self.report_wrapper()
+        self.list_tensors()
+
+    def list_tensors(self) -> None:
         self.table, found = table_of(self.tree, self.limits)
         self.findings.extend(finding for finding in found if finding not in self.findings)
+
+    def select_outside(self, *, everything: bool) -> None:
+        """Take, or list as lost, the tensors that the reader found beside the object: attributes and constants."""
+        inside = table_of(self.tree, self.limits)[0]
+        places = {(id(entry.storage), entry.offset, entry.shape) for entry in inside}
+        outside = [
+            entry
+            for entry in self.opened.table
+            if entry.key not in inside and (id(entry.storage), entry.offset, entry.shape) not in places
+        ]
+        if not outside:
+            return
+        if everything:
+            tree = without_modules(self.tree)
+            pairs = list(tree.pairs) if isinstance(tree, Map) else [("object", tree)]
+            self.tree = Map([*pairs, *((entry.key, _tensor_of(entry)) for entry in outside)])
+            return
+        self.lost.extend(
+            Lost(
+                entry.key, "no part of the state dict but an attribute or constant of the program; --all takes it", True
+            )
+            for entry in outside
+        )
 
     def select_modules(self) -> None:
         tracked = self.opened.facts.get("tracked")
@@ -251,12 +401,153 @@ class _Job:
                 do=f"rekindle convert {self.source} {self.target} --all",
             )
 
-    def untie(self) -> None:
-        """Give each tensor its own bytes; what is read in parts from now on is checked as a whole first."""
-        for storage in {id(entry.storage): entry.storage for entry in self.table}.values():
+    def change(self) -> None:
+        """Do what was wished for, in the one order: plain data, choice, names, types, sharing."""
+        wishes = self.wishes
+        if wishes.data_only:
+            plain = wishes.plain(self.tree)
+            self.tree = plain.tree
+            for path, what in plain.changed[:_MAX_CHANGES]:
+                self.note("object-as-data", f"{path or 'the whole'}: {what}", where=Where(key=path or None))
+            if len(plain.changed) > _MAX_CHANGES:
+                self.note("object-as-data", f"{len(plain.changed) - _MAX_CHANGES:,} more objects are written as data")
+        if wishes.reshapes:
+            self.reshape()
+        if wishes.dtype:
+            self.list_tensors()
+            self.casting = wishes.cast(self.tree, self.checked_bytes)
+        if wishes.untie or wishes.slim:
+            self.list_tensors()
+            # What is read in parts from now on is checked as a whole first.
+            for storage in {id(entry.storage): entry.storage for entry in self.table}.values():
+                self.check_storage(storage)
+            if wishes.untie:
+                untie(self.tree)
+            else:
+                slim(self.tree)
+        self.list_tensors()
+
+    def reshape(self) -> None:
+        wishes = self.wishes
+        flat = self.container == "safetensors"
+        result = wishes.reshaped(self.tree, flat=flat)
+        kept = {id(node) for node in distinct_nodes(result.tree) if isinstance(node, Tensor)}
+        self.report_modules(hidden=True, kept=kept)
+        if wishes.values and flat:
+            self.values_tree = wishes.chosen(self.tree)
+        self.tree = result.tree
+        if result.left_out:
+            keys = ", ".join(result.left_out[:4])
+            self.note(
+                "left-out-as-asked",
+                f"{len(result.left_out):,} keys are left out as asked: {keys}"
+                f"{' ...' if len(result.left_out) > 4 else ''}",
+            )
+        if result.renamed:
+            old, new = next(iter(result.renamed.items()))
+            self.note("renamed-as-asked", f"{len(result.renamed):,} keys are renamed: {old} is {new}, and so on")
+        unused = sorted(wishes.choice.unused | wishes.rules.unused)
+        if unused:
+            self.note(
+                "pattern-without-match",
+                f"no key fits {', '.join(repr(pattern) for pattern in unused)}",
+                why="a pattern is compared with whole keys, and a prefix with whole parts",
+                do=f"rekindle inspect {self.source}",
+            )
+
+    def checked_bytes(self, storage: Storage) -> Bytes | None:
+        """Return a storage's bytes for a cast: their CRC is compared on the way where they pass as a whole."""
+        promised = self.promised.get(_place(storage.data))
+        if promised is None or storage.data is None:
+            return storage.data
+        if self.container == "safetensors":  # which reads tensor by tensor
             self.check_storage(storage)
-        untie(self.tree)
-        self.table, _ = table_of(self.tree, self.limits)
+            return storage.data
+        return _Checked(storage.data, self.source, *promised)
+
+    def cast_findings(self) -> list[Finding]:
+        """Return what casting did, now that all is written."""
+        report = self.casting
+        if report is None:
+            return []
+        before = len(self.findings)
+        cast = ", ".join(f"{count:,} of {name}" for name, count in report.cast.items())
+        left = ", ".join(f"{count:,} of {name}" for name, count in report.left.items())
+        untied = f"; {report.untied:,} of them shared bytes with another type and now have their own"
+        self.note(
+            "cast-as-asked",
+            (f"cast to {self.wishes.dtype}: {cast}" if cast else f"nothing had to be cast to {self.wishes.dtype}")
+            + (untied if report.untied else "")
+            + (f"; left as they are: {left}" if left else ""),
+        )
+        tally = report.tally
+        if tally.overflowed or tally.vanished:
+            self.findings.append(
+                Finding(
+                    f"RK-CONV-{_CODES.index('values-out-of-range') + 1:02}",
+                    "values-out-of-range",
+                    Severity.WARNING if tally.overflowed else Severity.NOTE,
+                    f"{tally.overflowed:,} values became infinite and {tally.vanished:,} became zero",
+                    f"{self.wishes.dtype} cannot hold numbers as large or as small",
+                    "--dtype bfloat16 has the range of float32" if self.wishes.dtype == "float16" else "",
+                )
+            )
+        return self.findings[before:]
+
+    def values_beside(self) -> tuple[str, bytes] | None:
+        """Return (path, JSON) of the plain values, where they were asked for."""
+        if not self.wishes.values:
+            return None
+        from rekindle.plain_data import json_of  # noqa: PLC0415 - only where asked for
+
+        found = json_of(self.tree if self.values_tree is None else self.values_tree)
+        if not found.count and not found.dropped:
+            self.note("values-beside", "there are no plain values to write beside")
+            return None
+        path = f"{self.target}.values.json"
+        text = json.dumps(found.value, indent=1, allow_nan=False)
+        self.lost.extend(Lost(key, f"left out of the values: {why}") for key, why in found.dropped)
+        self.note("values-beside", f"{found.count:,} plain values are written beside, to {path}")
+        return path, f"{text}\n".encode()
+
+    def shards(self) -> list[_Job]:
+        """Return one job per file: this one, or its parts."""
+        if not self.wishes.shard_bytes:
+            return [self]
+        tree = self.tree
+        if self.container == "safetensors":
+            tree = flattened(without_modules(tree))
+        elif isinstance(tree, Module):
+            self.report_modules()
+            tree = without_modules(tree)
+        flat = isinstance(tree, Map) and (self.container == "safetensors" or kind_of(tree, self.table) == "state_dict")
+        if not isinstance(tree, Map) or not flat:
+            raise CannotWrite(
+                f"{self.source}: only a state dict can be cut into files",
+                why="the files hold keys and tensors, and nothing around them",
+                do="take the weights out of the checkpoint: --take KEY; or write .safetensors",
+            )
+        groups = split(_together(tree, copies=self.container == "safetensors"), self.wishes.shard_bytes)
+        if len(groups) < 2:
+            return [self]
+        self.report_modules()
+        made = []
+        for number, pairs in enumerate(groups, 1):
+            shard = copy(self)
+            shard.target = shard_name(self.target, number, len(groups))
+            shard.tree = Map([pair for group in pairs for pair in group], tree.type)
+            shard.written, shard.lost, shard.findings = [], [], []
+            shard.places, shard.places_of_keys, shard.key_prefixes = {}, {}, None
+            shard.list_tensors()
+            made.append(shard)
+        return made
+
+    def content_bytes(self) -> int:
+        """Return the bytes of the tensors, each storage once where the file keeps sharing."""
+        keys = {row.key for row in self.written}
+        if self.container == "safetensors":
+            return sum(entry.size_bytes for entry in self.table if entry.key in keys)
+        return sum({id(e.storage): e.storage.size_bytes for e in self.table if e.key in keys}.values())
 
     def report_wrapper(self) -> None:
         """Say where the weights lie, when the keys of a flat file will carry the name of a wrapper."""
@@ -274,11 +565,10 @@ class _Job:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, *, force: bool, progress: Progress | None) -> int:
-        """Write, check and move the file into place; return its size."""
+    def plan(self) -> tuple[int, Callable[[Pipe], None]]:
+        """Return the bytes of the tensors to write, and what writes the file."""
         if self.container == "safetensors":
             tensors = self.flat_tensors()
-            total = sum(tensor.data.size for tensor in tensors)
             metadata = self.metadata()
 
             def emit(out: Pipe) -> None:
@@ -287,26 +577,14 @@ class _Job:
                     for tensor in tensors
                 ]
                 write_tensors(placed, out, metadata)
-        else:
-            program = self.program()
-            total = sum(storage.data.size for storage in program.storages)
 
-            def emit(out: Pipe) -> None:
-                self.write_program(program, out)
+            return sum(tensor.data.size for tensor in tensors), emit
+        program = self.program()
 
-        self.require_room(total)
-        try:
-            with write_beside(self.target, overwrite=force) as out:
-                told = None if progress is None else lambda done: progress(min(done, total), total)
-                with Pipe(out, told) as pipe:
-                    emit(pipe)
-                size = out.size
-                self.check_sources()
-                self.check(out.path)
-        except FileExistsError:  # it appeared meanwhile
-            _refuse_existing(self.target, self.source, force=False)
-            raise
-        return size
+        def emit_program(out: Pipe) -> None:
+            self.write_program(program, out)
+
+        return sum(storage.data.size for storage in program.storages), emit_program
 
     def require_room(self, size: int) -> None:
         """Raise before the first byte where the disk cannot hold the file."""
@@ -441,6 +719,11 @@ class _Job:
         Raises:
             UnreadableFile: it differs; it is thrown away.
         """
+        if not self.wishes.verify:
+            if self.container != "safetensors":
+                lost = {loss.key for loss in self.lost}
+                self.written.extend(Written(e.key, e.dtype, e.shape) for e in self.table if not _is_under(e.key, lost))
+            return
         with open_path(path, self.limits) as made:
             refuse_damaged(made)
             lost = {loss.key for loss in self.lost}
@@ -484,7 +767,15 @@ class _Job:
 
     def lose_values(self) -> None:
         """List everything but tensors: a flat file holds nothing else."""
+        if self.wishes.values:
+            return  # they are written beside; what is not is listed there
+        absent: set[tuple[str, ...]] = set()  # a module without a bias lacks nothing
         for path, node in walk(self.tree):
+            if isinstance(node, Module):
+                absent.update((*path, name) for name, child in children(node) if child is None)
+                continue
+            if node is None and path in absent:
+                continue
             if isinstance(node, (bool, int, float, complex, str, bytes, Global)) or node is None:
                 why = "a plain value; safetensors holds tensors only"
             elif isinstance(node, Record):
@@ -499,9 +790,18 @@ class _Job:
                 self.note("many-losses", f"more than {_MAX_LOST:,} plain values are left out; the list stops there")
                 return
 
-    def report_modules(self) -> None:
-        """Say that whole modules go over as their state dicts; their classes stay behind."""
+    def report_modules(self, *, hidden: bool = False, kept: set[int] | None = None) -> None:
+        """Say that whole modules go over as their state dicts; their classes stay behind.
+
+        Args:
+            hidden: also list the buffers that a state dict leaves out, whatever the container.
+            kept: ids of the tensors that were chosen, where not all are; modules without any are not told of.
+        """
         modules = {id(node): node for node in distinct_nodes(self.tree) if isinstance(node, Module)}
+        if kept is not None:
+            modules = {
+                key: node for key, node in modules.items() if any(id(part) in kept for part in distinct_nodes(node))
+            }
         inner = {id(child) for node in modules.values() for child in node.modules.values()}
         tops = [node for key, node in modules.items() if key not in inner]
         for node in tops:
@@ -510,12 +810,12 @@ class _Job:
                 f"the module {node.type.path} is written as its state dict",
                 why="its class and settings are code and objects that a plain file does not hold",
             )
-        if self.container != "safetensors":
-            self.lose_hidden_buffers()
+        if hidden or self.container != "safetensors":
+            self.lose_hidden_buffers(set(modules))
 
-    def lose_hidden_buffers(self) -> None:
+    def lose_hidden_buffers(self, modules: set[int]) -> None:
         for path, node in walk(self.tree):
-            if isinstance(node, Module):
+            if isinstance(node, Module) and id(node) in modules:
                 for name in node.non_persistent:
                     if node.buffers.get(name) is not None:
                         key = ".".join((*path, name))
@@ -568,7 +868,9 @@ class _Job:
 
 _CODES = (
     *("weights-only", "wrapped-weights", "dragged-storage", "many-losses", "module-as-state-dict"),
-    *("needs-newer-torch", "device-left-out", "shared-tensors-copied"),
+    *("needs-newer-torch", "device-left-out", "shared-tensors-copied", "wrong-crc", "left-out-as-asked"),
+    *("renamed-as-asked", "pattern-without-match", "cast-as-asked", "values-out-of-range", "values-beside"),
+    "object-as-data",
 )
 
 
@@ -618,30 +920,33 @@ class _Checked:
             raise _damaged(self.source, self.member, self.promised, crc)
 
 
-def _find(tree: Value, part: str, source: str) -> Value:
-    """Return what lies under a key: the whole key first, then its parts one after another."""
-    node = tree
-    rest = part
-    while rest:
-        if not isinstance(node, Map):
-            node = None
-            break
-        names = {key: child for key, child in node.pairs if isinstance(key, str)}
-        head = rest if rest in names else next((rest[:at] for at in _dots(rest) if rest[:at] in names), None)
-        if head is None:
-            node = None
-            break
-        node, rest = names[head], rest[len(head) + 1 :]
-    if node is None:
-        names_there = [str(key) for key, _ in tree.pairs] if isinstance(tree, Map) else []
-        raise CannotWrite(
-            f"{source}: nothing lies under the key {part!r}",
-            why=f"its keys are {', '.join(names_there[:8])}{' ...' if len(names_there) > 8 else ''}"
-            if names_there
-            else "it is not a dict",
-            do=f"rekindle inspect {source} --tree",
-        )
-    return node
+def _tensor_of(entry: TensorEntry) -> Tensor:
+    tensor = Tensor(entry.storage, entry.dtype, entry.offset, entry.shape, entry.stride, entry.requires_grad)
+    tensor.parameter, tensor.conj, tensor.neg = entry.parameter, entry.conj, entry.neg
+    return tensor
+
+
+def _together(tree: Map, *, copies: bool) -> Iterator[tuple[list[tuple[Value, Value]], int]]:
+    """Yield the pairs of a state dict that must be in one file, with their bytes, in the order of the keys.
+
+    Args:
+        tree: of one level.
+        copies: whether tensors that share their bytes are written one by one.
+    """
+    groups: dict[object, list[tuple[Value, Value]]] = {}
+    sizes: dict[object, dict[object, int]] = {}
+    for at, pair in enumerate(tree.pairs):
+        tensors = [node for node in distinct_nodes(pair[1]) if isinstance(node, Tensor)]
+        group: object = at if copies or not tensors else id(tensors[0].storage)
+        groups.setdefault(group, []).append(pair)
+        size = sizes.setdefault(group, {})
+        for number, tensor in enumerate(tensors):
+            if copies:
+                size[at, number] = element_count(tensor.shape) * DTYPES[tensor.dtype].itemsize
+            else:
+                size[id(tensor.storage)] = tensor.storage.size_bytes
+    for group, pairs in groups.items():
+        yield pairs, sum(sizes[group].values())
 
 
 def _dots(text: str) -> Iterator[int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rekindle.gather import gather_elements
+from rekindle.gather import gather_elements, part_of
 from rekindle.tensors import DTYPES, Storage, contiguous_stride, element_count, span_of
 from rekindle.tree import StorageRef, Tensor, Value, distinct_nodes
 
-__all__ = ["Dragged", "dragged_storages", "untie"]
+__all__ = ["Dragged", "dragged_storages", "slim", "untie"]
 
 # Said from a kilobyte of needless bytes on, and only when they are most of the storage.
 _NEEDLESS_BYTES = 1024
@@ -78,6 +78,57 @@ def untie(tree: Value) -> None:
         node.storage = Storage(f"untied-{number}", count * itemsize, data, node.storage.device)
         node.offset = 0
         number += 1
+
+
+def slim(tree: Value) -> None:
+    """Cut every storage down to the bytes that tensors look at, in place; tensors that overlap go on sharing.
+
+    A tensor alone in its bytes that shows only some of them (every tenth column) becomes row-major. No bytes are read.
+    """
+    windows: dict[int, list[tuple[int, int, Tensor]]] = {}
+    whole: set[int] = set()
+    for node in list(distinct_nodes(tree)):
+        if isinstance(node, StorageRef):
+            whole.add(id(node.storage))
+        elif isinstance(node, Tensor) and node.storage.data is not None:
+            itemsize = DTYPES[node.dtype].itemsize
+            start = node.offset * itemsize
+            end = start + span_of(node.shape, node.stride) * itemsize
+            windows.setdefault(id(node.storage), []).append((start, end, node))
+    for key, reached in windows.items():
+        if key not in whole:
+            for number, group in enumerate(_overlapping(reached)):
+                _slim_group(group, number)
+
+
+def _overlapping(windows: list[tuple[int, int, Tensor]]) -> list[list[tuple[int, int, Tensor]]]:
+    """Return the windows in groups that have no byte in common."""
+    groups: list[list[tuple[int, int, Tensor]]] = []
+    reached = -1
+    for window in sorted(windows, key=lambda window: window[:2]):
+        if window[0] < reached and groups:
+            groups[-1].append(window)
+        else:
+            groups.append([window])
+        reached = max(reached, window[1])
+    return groups
+
+
+def _slim_group(group: list[tuple[int, int, Tensor]], number: int) -> None:
+    start, end = min(window[0] for window in group), max(window[1] for window in group)
+    first = group[0][2]
+    storage = first.storage
+    if storage.data is None or (start, end) == (0, storage.size_bytes):
+        return
+    if len(group) == 1 and element_count(first.shape) < span_of(first.shape, first.stride):
+        untie(first)
+        first.storage.id = f"{storage.id}-{number}"
+        return
+    start -= start % max(DTYPES[tensor.dtype].itemsize for _, _, tensor in group)
+    data = part_of(storage.data, start, end - start)
+    cut = Storage(f"{storage.id}-{number}", end - start, data, storage.device, storage.byteorder)
+    for at, _, tensor in group:
+        tensor.storage, tensor.offset = cut, (at - start) // DTYPES[tensor.dtype].itemsize
 
 
 def _union(windows: list[tuple[int, int]]) -> int:

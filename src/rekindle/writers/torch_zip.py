@@ -113,9 +113,10 @@ class _Archive:
             self._write(_descriptor(crc, start, size))
         record = WrittenRecord(name, start, data_offset, size, crc)
         self._records.append(record)
-        # at::hash_combine, over 64 bits
-        seed = self._crcs
-        self._crcs = (seed ^ (crc + 0x9E3779B9 + (seed << 6) + (seed >> 2))) & 0xFFFFFFFFFFFFFFFF
+        if size:  # torch takes the CRC from the descriptor, which an empty record does not have
+            # at::hash_combine, over 64 bits
+            seed = self._crcs
+            self._crcs = (seed ^ (crc + 0x9E3779B9 + (seed << 6) + (seed >> 2))) & 0xFFFFFFFFFFFFFFFF
         return record
 
     def fingerprint(self) -> bytes:
