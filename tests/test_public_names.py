@@ -10,7 +10,21 @@ import pytest
 
 import rekindle
 
-NAMES = ["RekindleError", "Run", "__version__", "convert", "inspect", "load", "save", "schedule"]
+NAMES = [
+    "RekindleError",
+    "Run",
+    "__version__",
+    "convert",
+    "diff",
+    "doctor",
+    "inspect",
+    "load",
+    "salvage",
+    "save",
+    "scan",
+    "schedule",
+    "verify",
+]
 
 
 def test_the_public_names_are_these():

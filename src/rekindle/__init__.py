@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from rekindle.save import save as save
     from rekindle.verbs.convert import convert as convert
     from rekindle.verbs.diff import diff as diff
+    from rekindle.verbs.doctor import doctor as doctor
     from rekindle.verbs.inspect import inspect as inspect
+    from rekindle.verbs.salvage import salvage as salvage
+    from rekindle.verbs.scan import scan as scan
+    from rekindle.verbs.verify import verify as verify
 
 __version__ = "0.1.0"
 
@@ -27,8 +31,12 @@ _HOME_OF = {
     "load": "rekindle.load",
     "save": "rekindle.save",
     "inspect": "rekindle.verbs.inspect",
+    "verify": "rekindle.verbs.verify",
+    "doctor": "rekindle.verbs.doctor",
     "convert": "rekindle.verbs.convert",
     "diff": "rekindle.verbs.diff",
+    "salvage": "rekindle.verbs.salvage",
+    "scan": "rekindle.verbs.scan",
     "schedule": "rekindle.run.schedules",
     "RekindleError": "rekindle.errors",
 }
@@ -39,10 +47,14 @@ __all__ = [
     "__version__",
     "convert",
     "diff",
+    "doctor",
     "inspect",
     "load",
+    "salvage",
     "save",
+    "scan",
     "schedule",
+    "verify",
 ]
 
 

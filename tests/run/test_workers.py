@@ -78,6 +78,38 @@ def test_workers_are_killed_at_once_and_torch_does_not_complain():
     assert len(list(started())) == 8
 
 
+def test_a_worker_whose_run_was_killed_while_it_was_born_does_not_stay(tmp_path):
+    """The parent dies before the worker's first own instruction, which is held back until then."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, signal, sys, time
+            from torch.utils.data import DataLoader
+            import rekindle.run.workers as workers
+
+            def late(self, worker_id, real=workers.Shield.__call__):
+                open("born", "w").write(str(os.getpid()))
+                time.sleep(1)
+                real(self, worker_id)
+
+            workers.Shield.__call__ = late
+            loader = DataLoader(range(4), num_workers=1)
+            workers.shield(loader)
+            with workers.starting_workers():
+                iterator = iter(loader)
+            while not (os.path.exists("born") and open("born").read()):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+            """)
+    )
+    assert subprocess.run([sys.executable, str(script)], cwd=tmp_path, timeout=60).returncode == -signal.SIGKILL
+    worker = int((tmp_path / "born").read_text())
+    end = time.monotonic() + 20
+    while os.path.exists(f"/proc/{worker}"):
+        assert time.monotonic() < end, "it stayed"
+        time.sleep(0.05)
+
+
 def test_a_worker_that_dies_by_itself_is_still_an_error():
     iterator = started(0.5)
     os.kill(iterator._workers[0].pid, signal.SIGKILL)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from rekindle.errors import UnreadableFile
-from rekindle.source import ByteRange, Bytes, Source
+from rekindle.source import ByteRange, Bytes, Readable, Source
 
-__all__ = ["OPEN_FILES", "Pool", "PooledSource", "WindowSource", "at_base"]
+__all__ = ["OPEN_FILES", "Pool", "PooledSource", "WindowSource", "at_base", "rescue_words"]
 
 OPEN_FILES = 64
 
@@ -60,6 +60,15 @@ class WindowSource(Source):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def rescue_words(source: Readable) -> str:
+    """Return what to type when a part of a file is whole; for a part of a file, as for any other, get it again."""
+    if type(source) is not Source:
+        return "copy or download it again and compare the sizes"
+    import shlex  # noqa: PLC0415 - only for damaged files
+
+    return f"rekindle salvage {shlex.quote(source.path)}"
 
 
 def at_base(data: Bytes | None) -> Bytes | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from rekindle.errors import LimitExceeded
 from rekindle.finding import Finding, Severity, Where
+from rekindle.formats._sources import rescue_words
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.opened import Member, Opened
 from rekindle.source import Source
@@ -84,7 +85,7 @@ def read(source: Source, limits: Limits = DEFAULT_LIMITS) -> Opened:
     metadata = _read_metadata(header, findings)
     base = 8 + length
     rows = [row for row in (_read_row(key, value, limits, findings) for key, value in header.items()) if row]
-    _check_tiling(rows, source.size - base, base, findings)
+    _check_tiling(source, rows, source.size - base, base, findings)
     entries, pairs = _place(source, base, rows, findings)
     members = tuple(Member(row.key, source.range(base + row.start, row.stop - row.start)) for row in rows if row.inside)
     facts: dict[str, object] = {"byteorder": "little", "header_bytes": length}
@@ -241,7 +242,7 @@ def _described(key: str, value: object, limits: Limits) -> _Row | str:
     return _Row(key, dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _check_tiling(rows: list[_Row], size: int, base: int, findings: list[Finding]) -> None:
+def _check_tiling(source: Source, rows: list[_Row], size: int, base: int, findings: list[Finding]) -> None:
     """Check that the ranges cover the data without hole or overlap, and mark those that lie in the file."""
     reached = 0
     before = "the header"
@@ -272,7 +273,9 @@ def _check_tiling(rows: list[_Row], size: int, base: int, findings: list[Finding
                 f"the file ends inside its tensors: found {base + size:,} of {base + reached:,} bytes; "
                 f"{len(rows) - len(outside):,} of {len(rows):,} tensors are whole",
                 why="the copy or the download stopped early, or the disk filled up while saving",
-                do="copy or download it again and compare the sizes",
+                do=rescue_words(source)
+                if len(outside) < len(rows)
+                else "copy or download it again and compare the sizes",
                 where=Where(key=outside[0].key, offset=base + size),
             )
         )

@@ -17,6 +17,7 @@ from itertools import accumulate
 from rekindle.errors import LimitExceeded, UnreadableFile
 from rekindle.finding import Finding, Severity, Where
 from rekindle.formats._growing import ran_out, run_growing
+from rekindle.formats._sources import rescue_words
 from rekindle.formats._storages import StorageId, odd_persistent_id, read_storage_id, text_of
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.opened import Opened
@@ -86,6 +87,10 @@ class Stream:
         facts: ``byteorder``, ``protocol``, ``sources`` (class path -> file and text) where they are known.
         end: the byte after its last element.
         listed: whether the object could be read.
+        keys: of the storages, in the order of the file; empty where the list of them cannot be read.
+        said: key -> (elements, bytes of one, whether it is only known through views), as the object says.
+        object_end: the byte behind the object's pickle.
+        storages_at: the byte of the first element count; -1 where it is not known.
     """
 
     tree: Value = None
@@ -94,6 +99,10 @@ class Stream:
     facts: dict[str, object] = field(default_factory=dict)
     end: int = 0
     listed: bool = False
+    keys: list[str] = field(default_factory=list)
+    said: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    object_end: int = -1
+    storages_at: int = -1
 
 
 @dataclass(slots=True)
@@ -163,6 +172,8 @@ def read_stream(source: Readable, limits: Limits, depth: int = 0, prefix: str = 
         )
         return stream
     stream.listed = True
+    stream.keys, stream.storages_at = keys, at
+    stream.said = {key: (said.numel, said.dtype.itemsize, said.view is not None) for key, said in met.said.items()}
     stream.findings.extend(odd_persistent_id(pid) for pid in met.odd[:4])
     stream.findings.extend(_mixed(said) for said in met.mixed[:4])
     _place_storages(source, met, keys, at, stream)
@@ -209,7 +220,7 @@ def _read_pickles(
     stream.facts["protocol"] = outcome.protocol
     stream.findings.extend(outcome.findings)
     stream.tree = outcome.value
-    at = outcome.end
+    at = stream.object_end = outcome.end
     keys: list[str] = []
     try:
         _, outcome = run_growing(source, at, limits, nothing)
@@ -327,7 +338,9 @@ def _report_missing(source: Readable, met: _Met, missing: list[str], expected: i
             f"{source.path}: {len(missing):,} of {len(met.storages):,} storages are missing ({names}); "
             f"found {source.size:,} of {expected:,} bytes",
             why="the copy or the download stopped early, or the disk filled up while saving",
-            do="copy or download it again and compare the sizes",
+            do=rescue_words(source)
+            if any(storage.data is not None and storage.size_bytes for storage in met.storages.values())
+            else "copy or download it again and compare the sizes",
             where=Where(offset=source.size),
         )
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from rekindle.errors import LimitExceeded, UnreadableFile
 from rekindle.finding import Finding, Severity, Where
+from rekindle.formats._sources import rescue_words
 from rekindle.formats._storages import odd_persistent_id, read_storage_id
 from rekindle.formats._zip_directory import Directory, inflate, read_directory, walk_local_headers
 from rekindle.limits import DEFAULT_LIMITS, Limits
@@ -341,7 +342,7 @@ def _read_cut_archive(source: Source, limits: Limits, findings: list[Finding]) -
             Severity.ERROR,
             what,
             why=why,
-            do="copy or download it again and compare the sizes",
+            do=rescue_words(source) if whole else "copy or download it again and compare the sizes",
             where=Where(member=last or None, offset=at_end),
         )
     )

@@ -792,7 +792,7 @@ class Run:
         """Reseed, and outside of epochs do what is due at once."""
         if self._saved is not None and not self._placed and not self._in_epochs:
             self.note(
-                "this loop did not ask run.steps_done where to begin, so what its first step drew at random is not what "
+                "this loop did not ask run.steps_done where to begin, so what its first step drew is not what "
                 "the undisturbed run drew: for step in range(run.steps_done, ...)",
                 once=True,
             )

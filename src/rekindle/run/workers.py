@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -128,12 +129,16 @@ def _die_with_parent() -> None:
     # The kernel means the thread that forked: one that ends earlier than its process must not take its workers along.
     if sys.platform != "linux" or not _started_by_main_thread:
         return
-    parent = os.getppid()
+    # Not os.getppid(): the run may have been killed before this worker came to ask. torch's own watchdog asks later
+    # still, and would then wait for the wrong process for ever.
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
     with contextlib.suppress(Exception):
         import ctypes  # noqa: PLC0415 - only in workers, only on Linux
 
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it died in between
+    if os.getppid() != parent.pid:  # it died before
         os.kill(os.getpid(), signal.SIGKILL)
 
 

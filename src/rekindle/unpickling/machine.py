@@ -39,7 +39,7 @@ from rekindle.unpickling.known_globals import (
 from rekindle.unpickling.opcodes import BY_CODE, OPCODES
 from rekindle.unpickling.program import READERS, Malformed, TooMuch, as_text, cut, explain
 
-__all__ = ["Outcome", "Persistent", "run_program"]
+__all__ = ["Outcome", "Persistent", "run_partly", "run_program"]
 
 _INT4 = Struct("<i").unpack_from
 _UINT2 = Struct("<H").unpack_from
@@ -119,6 +119,81 @@ def run_program(
         if collects:
             gc.enable()
     return Outcome(value, machine.at, machine.globals, machine.protocol, machine.context.findings)
+
+
+def run_partly(
+    data: bytes,
+    *,
+    start: int = 0,
+    persistent: Persistent | None = None,
+    nested: Callable[[bytes], Value] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Outcome:
+    """Run a program that breaks off or breaks, and return what was made of its object by then; for `salvage`.
+
+    What stands above a MARK when it ends belongs to the container below that MARK: pairs to a dict, elements to a list;
+    the arguments of a call that never came are dropped. A program that is whole gives what `run_program` gives.
+
+    Args:
+        data: bytes that hold the program.
+        start: offset of its first byte.
+        persistent: as for `run_program`.
+        nested: as for `run_program`.
+        limits: as for `run_program`.
+
+    Returns:
+        The value (None where nothing was begun); `end` is the offset of the opcode that could not be run.
+
+    Raises:
+        UnreadableFile: even the part cannot be understood.
+        LimitExceeded: it needs more than `limits` allows.
+    """
+    data, was_cut = cut(data, start, limits)
+    machine = _Machine(data, start, persistent, nested, limits)
+    try:
+        try:
+            value = _run(machine)
+        except (TooMuch, _Foreign):
+            raise
+        except (Malformed, IndexError, KeyError, StructError):
+            value = _unfinished(machine)
+        value = finish(value, machine.built, machine.context)
+    except _Foreign as foreign:
+        raise foreign.error from None
+    except (Malformed, IndexError, KeyError, StructError) as problem:
+        raise _explained(problem, machine, was_cut=was_cut) from None
+    return Outcome(value, machine.at, machine.globals, machine.protocol, machine.context.findings)
+
+
+def _unfinished(machine: _Machine) -> Value:
+    """Return the outermost object with all that was on its way into it."""
+    frames = [*machine.below, machine.stack]
+    while len(frames) > 1:
+        loose = frames.pop()
+        holder = frames[-1][-1] if frames[-1] else None
+        if isinstance(holder, Map):
+            _add_pairs(holder, loose)
+        elif isinstance(holder, list):
+            holder.extend(value for value in loose if not isinstance(value, Global))
+    outermost = frames[0]
+    if not outermost:
+        return None
+    root, rest = outermost[0], outermost[1:]
+    if isinstance(root, Map):
+        _add_pairs(root, rest)
+    elif rest:
+        return [value for value in outermost if not isinstance(value, Global)]
+    return root
+
+
+def _add_pairs(holder: Map, loose: list[Value]) -> None:
+    """Add key and value by turns, up to the first that cannot be a pair."""
+    known = {key for key, _ in holder.pairs if isinstance(key, str)}
+    for key, value in zip(loose[::2], loose[1::2], strict=False):
+        if not isinstance(key, (str, int, float, bytes)) or isinstance(value, Global):
+            return
+        if key not in known:
+            holder.pairs.append((key, value))
 
 
 class _Foreign(Exception):
@@ -357,6 +432,8 @@ def _run(machine: _Machine) -> Value:
             done += chunk
             _check_sizes(machine, stack, done)
     finally:
+        if machine.at != at:  # otherwise an opcode of `_RARE` failed, and the machine's own stack is the one it left
+            machine.stack = stack
         machine.at = at
 
 
