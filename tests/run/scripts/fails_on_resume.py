@@ -1,5 +1,7 @@
 """A script that works only when it begins from nothing."""
 
+import time
+
 import torch
 from torch.utils.data import TensorDataset
 
@@ -12,5 +14,6 @@ if run.steps_done:
     raise SystemExit("cannot go on: the warm-up needs step 0")
 for _epoch in run.epochs(2):
     for (_x,) in run.batches(run.loader(TensorDataset(torch.zeros(64, 4)), batch_size=4)):
+        time.sleep(0.02)  # long enough to be killed in
         run.step()
 run.close()

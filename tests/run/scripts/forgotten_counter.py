@@ -1,5 +1,7 @@
 """A global counter changes the loss, and no snapshot holds it."""
 
+import time
+
 import torch
 from torch.utils.data import TensorDataset
 
@@ -23,6 +25,7 @@ def main():
     batches = run.loader(data, batch_size=4)
     for _epoch in run.epochs(2):
         for (x,) in run.batches(batches):
+            time.sleep(0.02)  # long enough to be killed in
             loss_of(model, x).backward()
             optimizer.step()
             optimizer.zero_grad()

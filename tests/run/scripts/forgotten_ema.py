@@ -1,5 +1,7 @@
 """An average of the weights is not tracked; training does not need it, and what is logged of it is wrong."""
 
+import time
+
 import torch
 from torch.utils.data import TensorDataset
 
@@ -22,6 +24,7 @@ run.track(model=model)
 batches = run.loader(data, batch_size=4)
 for _epoch in run.epochs(2):
     for (x,) in run.batches(batches):
+        time.sleep(0.02)  # long enough to be killed in
         model(x).square().mean().backward()
         descend(model)
         ema.update_parameters(model)

@@ -1,5 +1,7 @@
 """A learning-rate schedule that is not tracked starts again after each kill."""
 
+import time
+
 import torch
 from torch.utils.data import TensorDataset
 
@@ -14,6 +16,7 @@ run.track(model=model, optimizer=optimizer)
 batches = run.loader(data, batch_size=4)
 for _epoch in run.epochs(2):
     for (x,) in run.batches(batches):
+        time.sleep(0.02)  # long enough to be killed in
         model(x).square().mean().backward()
         optimizer.step()
         scheduler.step()

@@ -1,6 +1,7 @@
 """All that takes part in a step is tracked: dropout, augmentation, momentum, a schedule, an average, a counter."""
 
 import random
+import time
 
 import torch
 from torch.utils.data import Dataset
@@ -32,6 +33,7 @@ def main():
     batches = run.loader(Noisy(), batch_size=8)
     for _epoch in run.epochs(EPOCHS):
         for x, y in run.batches(batches):
+            time.sleep(0.02)  # long enough to be killed in
             loss = torch.nn.functional.cross_entropy(model(x), y) * (1 + 0.01 * (run.state["seen"] % 5))
             loss.backward()
             optimizer.step()

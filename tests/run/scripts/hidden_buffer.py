@@ -1,5 +1,7 @@
 """A plain attribute of the model counts its calls and takes part in them; no state dict holds it."""
 
+import time
+
 import torch
 from torch.utils.data import TensorDataset
 
@@ -32,6 +34,7 @@ run.track(model=model)
 batches = run.loader(data, batch_size=4)
 for _epoch in run.epochs(2):
     for (x,) in run.batches(batches):
+        time.sleep(0.02)  # long enough to be killed in
         model(x).square().mean().backward()
         descend(model)
         run.step()

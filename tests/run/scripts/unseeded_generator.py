@@ -1,6 +1,7 @@
 """The same, and the generator is not even seeded: two undisturbed runs differ already."""
 
 import random
+import time
 
 import torch
 from torch.utils.data import Dataset
@@ -34,6 +35,7 @@ dataset = Jittered()
 batches = run.loader(dataset, batch_size=4)
 for _epoch in run.epochs(2):
     for x in run.batches(batches):
+        time.sleep(0.02)  # long enough to be killed in
         model(x).square().mean().backward()
         descend(model)
         run.step()
