@@ -28,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
+from report import header, write_result
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -111,10 +112,9 @@ def main():
     if json_wanted:
         print(json.dumps({"us_per_step": us, "added_us_per_step": added}))
     else:
-        for name, value in us.items():
-            print(f"{name:36s} {value:8.1f} us a step")
-        for name, value in added.items():
-            print(f"added: {name:36s} {value:+8.1f} us a step")
+        rows = [f"| {name} | {value:.1f} |" for name, value in us.items()]
+        rows += [f"| added: {name} | {value:+.1f} |" for name, value in added.items()]
+        write_result("loop_overhead", [header("loop_overhead", ""), "| loop | us a step |", "| --- | --- |", *rows])
     return 0 if added["run.loader over the bare loop"] <= 10 else 1
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import torch
+from report import header, write_result
 from torch.utils.data import Dataset
 
 from rekindle.run.loader import make_loader
@@ -96,8 +97,8 @@ def main():
     if json_wanted:
         print(json.dumps(results))
     else:
-        for name, value in results.items():
-            print(f"{name:52s} {value:10.2f}")
+        rows = [f"| {name} | {value:.2f} |" for name, value in results.items()]
+        write_result("order_of_samples", [header("order_of_samples", ""), "| what | figure |", "| --- | --- |", *rows])
     within = worst < 1e-3 and results["first batch at step 10^6 of 10^9, 2 workers (ms)"] < 1_000
     return 0 if within else 1
 

@@ -14,14 +14,14 @@ import argparse
 import collections
 import gc
 import io
-import os
 import pickle
 import pickletools
-import platform
 import sys
 import time
 import zipfile
 from collections.abc import Callable
+
+from report import header, write_result
 
 BUDGET_OPCODES_A_SECOND = 1_000_000
 BUDGET_S_FOR_100_000 = 1.3
@@ -99,8 +99,8 @@ def main() -> int:
     settings = parser.parse_args()
     program = state_dict_program(settings.tensors)
     opcodes = sum(1 for _ in pickletools.genops(program))
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"{settings.tensors:,} tensors, {opcodes:,} opcodes, {len(program):,} bytes\n")
+    lines = [header("pickle_programs", f"--tensors {settings.tensors} --repeats {settings.repeats}")]
+    lines.append(f"{settings.tensors:,} tensors, {opcodes:,} opcodes, {len(program):,} bytes\n")
 
     ours = best_of(settings.repeats, lambda: run_ours(program))
     rows = [
@@ -109,12 +109,14 @@ def main() -> int:
         ("pickletools.genops (decodes only)", best_of(2, lambda: collections.deque(pickletools.genops(program), 0))),
         ("pickle._Unpickler in Python, stubs", best_of(2, lambda: _StubUnpickler(io.BytesIO(program)).load())),
     ]
-    print("| what | seconds | opcodes a second | time against rekindle |\n| --- | --- | --- | --- |")
+    lines.append("| what | seconds | opcodes a second | time against rekindle |\n| --- | --- | --- | --- |")
     for name, seconds in rows:
-        print(f"| {name} | {seconds:.2f} | {opcodes / seconds:,.0f} | {seconds / ours:.2f} |")
+        lines.append(f"| {name} | {seconds:.2f} | {opcodes / seconds:,.0f} | {seconds / ours:.2f} |")
     per_100_000 = ours / settings.tensors * 100_000
     fast = opcodes / ours >= BUDGET_OPCODES_A_SECOND and per_100_000 <= BUDGET_S_FOR_100_000
-    print(f"\n100,000 tensors: {per_100_000:.2f} s (budget {BUDGET_S_FOR_100_000} s): {'held' if fast else 'missed'}")
+    verdict = "held" if fast else "missed"
+    lines.append(f"\n100,000 tensors: {per_100_000:.2f} s (budget {BUDGET_S_FOR_100_000} s): {verdict}")
+    write_result("pickle_programs", lines)
     return 0 if fast else 1
 
 
