@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import rekindle as rk
 from rekindle.errors import ConfigError, NothingToResume, RunError, RunLocked, SnapshotDamaged, StateMismatch
+from rekindle.run.snapshot import read
 from rekindle.store.layout import list_snapshots
 
 DATA = TensorDataset(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40))
@@ -794,3 +797,142 @@ def test_progress_is_shown_when_asked_and_never_on_stdout(start, capsys):
     assert out == ""
     assert "epoch 1/1" in err
     assert "loss 0.25" in err
+
+
+def plain_training(run, *, bad_from, steps=15):
+    """Train in the plain form of the loop, the loss NaN from a step on."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    run.track(model=model, optimizer=optimizer)
+    for step in range(run.steps_done, steps):
+        optimizer.zero_grad()
+        (model(torch.ones(2, 3)).square().mean() * (float("nan") if step >= bad_from else 1.0)).backward()
+        optimizer.step()
+        run.step()
+
+
+def test_parameters_that_became_nan_are_said_once_and_the_last_good_snapshot_stays(start, capsys):
+    run = start(keep_last=2)
+    plain_training(run, bad_from=7)
+    assert [listed.step for listed in list_snapshots(run.folder)] == [15, 12, 6]
+    said = capsys.readouterr().err
+    assert said.count("model.weight after step 9 holds NaN or infinity") == 1
+    assert "  why     the loss was most likely NaN" in said
+    assert "from step 6, the newest snapshot without them, which stays" in said
+    assert f"resume={os.path.join(run.folder, 'snapshots', 'step-00000006')!r}" in said
+    # the next life knows it too, and keeps it as well
+    again = start(keep_last=2)
+    assert "a parameter in it holds NaN or infinity" in capsys.readouterr().err
+    plain_training(again, bad_from=0, steps=24)
+    assert [listed.step for listed in list_snapshots(run.folder)] == [24, 21, 6]
+    assert "holds NaN" not in capsys.readouterr().err
+    # and so does a run that is begun from there
+    start("other", resume=run.folder)
+    assert f"resume={os.path.join(run.folder, 'snapshots', 'step-00000006')!r}" in capsys.readouterr().err
+
+
+def test_a_run_that_was_never_finite_says_that_nothing_is(start, capsys):
+    plain_training(start(), bad_from=0)
+    assert "no snapshot of this run is free of them" in capsys.readouterr().err
+
+
+def test_finite_parameters_and_buffers_of_infinities_are_nothing_to_mention(start, capsys):
+    run = start(keep_last=2)
+    model = nn.Linear(2, 1)
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    with torch.no_grad():
+        model.weight.fill_(3e38)  # finite, and their sum is not
+    run.track(model=model)
+    for _ in range(9):
+        run.step()
+    assert [listed.step for listed in list_snapshots(run.folder)] == [9, 6]
+    assert "infinity" not in capsys.readouterr().err
+
+
+def test_a_snapshot_that_lacks_what_the_run_kept_for_itself_still_goes_on(start, monkeypatch):
+    run = start()
+    plain_training(run, bad_from=99, steps=3)
+    for name in ("state", "best", "log", "environment", "settings", "finished", "epochs"):
+        with monkeypatch.context() as patch:
+            patch.setattr("rekindle.run.start.read", lambda path, name=name: without(name, path))
+            assert start().steps_done == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("rekindle.run.start.read", lambda path: without("place", path))
+        with pytest.raises(SnapshotDamaged, match="does not say where in the run it was taken"):
+            start()
+
+
+def without(name, path):
+    saved = read(path)
+    return replace(saved, extra={key: value for key, value in saved.extra.items() if key != name})
+
+
+def test_a_full_disk_at_the_start_is_named(start, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        start()
+    assert caught.value.filename == str(tmp_path / "run")
+
+
+def test_must_leaves_no_folder_behind(start, tmp_path):
+    with pytest.raises(NothingToResume, match="no snapshot to go on from"):
+        start("misspelt", resume="must")
+    assert not (tmp_path / "misspelt").exists()
+
+
+def test_a_metric_that_is_not_finite_is_mentioned_once(start, tmp_path, capsys):
+    run = start()
+    for loss in (1.0, float("nan"), float("nan"), float("inf")):
+        run.step()
+        run.log(loss=loss, word="NaN")
+    said = capsys.readouterr().err
+    assert said.count("run.log: ") == 1
+    assert "run.log: loss is NaN after step 2; said once" in said
+
+
+class KillsItsWorker(Dataset):
+    """The out-of-memory killer's doing, for sample 20."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        if index == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.ones(3)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+@pytest.mark.parametrize("own", [True, False])
+def test_a_worker_that_was_killed_is_an_error_that_says_what_to_do(start, own):
+    run = start(save_every="1 steps")
+    run.track(counter=torch.zeros(1))
+    settings = {"batch_size": 4, "num_workers": 1, "shuffle": False, "prefetch_factor": 1}
+    loader = run.loader(KillsItsWorker(), **settings) if own else DataLoader(KillsItsWorker(), **settings)
+
+    def life():
+        with run:
+            for _ in run.epochs(1):
+                for _ in run.batches(loader):
+                    run.step()
+
+    with pytest.raises(
+        RunError, match=r"a data loader's worker .*(killed by signal: Killed|exited unexpectedly)"
+    ) as it:
+        life()
+    assert "ran out of memory" in it.value.why
+    advice, _, step = it.value.do.rpartition(" ")
+    assert advice == (
+        "use fewer workers (num_workers=, or --workers); the same command goes on from the snapshot of step"
+    )
+    assert int(step) in [listed.step for listed in list_snapshots(run.folder)]
+    assert isinstance(it.value.__cause__, RuntimeError)
+
+
+def test_an_ordinary_error_of_the_loop_stays_what_it_is(start):
+    run = start()
+    with pytest.raises(RuntimeError, match=r"^out of patience$"), run:
+        raise RuntimeError("out of patience")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -111,3 +112,12 @@ def test_removing_stops_at_a_tree_too_deep_to_be_ours(tmp_path):
     os.makedirs(tmp_path / "/".join("abcdefghijklmnopqrst"))
     with pytest.raises(OSError, match="lies too deep"):
         remove_tree(str(tmp_path / "a"))
+
+
+def test_a_full_disk_is_named_though_the_call_that_noticed_knows_only_a_number(run):
+    def full(out):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        commit(run, 1, {"model.bin": full}, {})
+    assert caught.value.filename == run.path

@@ -27,7 +27,7 @@ from rekindle.errors import RunError, StateMismatch
 from rekindle.run.loader import Loader
 from rekindle.run.randomness import key_of, sample_key, seed_globals
 from rekindle.run.signals import Leaving
-from rekindle.run.workers import shield, starting_workers, watch
+from rekindle.run.workers import dead_worker, shield, starting_workers, watch
 
 if TYPE_CHECKING:
     from rekindle.run.loop import Run
@@ -110,8 +110,11 @@ class Batches:
         except Leaving:
             run._leave_where_it_waits(loop)  # noqa: SLF001 - as above
             raise AssertionError("unreachable: leaving raises") from None
-        except BaseException:
+        except BaseException as error:
             signals.interruptible = False
+            dead = dead_worker(error, run._way_back())  # noqa: SLF001 - the two halves of one machine
+            if dead is not None:
+                raise dead from error
             raise
         position = run.places.deliver(loop)
         run._clean = False  # noqa: SLF001 - as above

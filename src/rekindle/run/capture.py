@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rekindle.errors import StateMismatch
-from rekindle.run.host_tensors import HostBytes, copy_bits, is_dense, quantizer_of, sparse_parts
+from rekindle.run.host_tensors import HostBytes, all_finite, copy_bits, is_dense, quantizer_of, sparse_parts
 from rekindle.run.tracked import (
     canonical_keys,
     class_name,
@@ -52,12 +52,18 @@ def capture_all(tracked: Mapping[str, object], shelf: Shelf) -> tuple[dict[str, 
 
 
 class Shelf:
-    """The host copies of a capture, by file and key; filled into the buffers of an earlier one where they fit."""
+    """The host copies of a capture, by file and key; filled into the buffers of an earlier one where they fit.
+
+    Attributes:
+        not_finite: the first parameter of a module that holds NaN or infinity, such as ``model.0.weight``. Buffers are
+            not asked: masks of infinities are meant.
+    """
 
     def __init__(self, spare: dict[tuple[str, str], torch.Tensor]) -> None:
         self.spare = spare
         self.buffers: dict[tuple[str, str], torch.Tensor] = {}
         self.files: dict[str, list[NamedTensor]] = {}
+        self.not_finite: str | None = None
 
     def put(self, file: str, key: str, tensor: torch.Tensor, path: Path) -> Reference:
         """Copy a tensor and return where it will lie."""
@@ -92,6 +98,10 @@ class Shelf:
             requires_grad=tensor.requires_grad and tensor.is_leaf,
             parameter=isinstance(tensor, torch.nn.Parameter),
         )
+
+    def copy_of(self, reference: Reference) -> torch.Tensor:
+        """Return the host copy that a reference of this shelf names."""
+        return self.buffers[reference.file, reference.key]
 
     def leaf(self, file: str) -> Callable[[object, Path], Json | None]:
         """Return the function that `encode` asks about tensors, arrays and torch's own kinds."""
@@ -220,6 +230,8 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
     plain = canonical_keys(list(live))
     elsewhere: dict[str, Json] = {}
     shared: dict[tuple[object, ...], list[str]] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    plain_parameter = {plain: parameters[key] for key, plain in canonical_keys(list(parameters)).items()}
     shelf.files.setdefault(file, [])
     for key, value in live.items():
         path = (name, plain[key])
@@ -227,14 +239,14 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
             reference = shelf.put(file, plain[key], value, path)
             if reference.key != plain[key]:  # a name that no file can hold
                 elsewhere[plain[key]] = reference.to_json()
+            if shelf.not_finite is None and plain[key] in plain_parameter and not all_finite(shelf.copy_of(reference)):
+                shelf.not_finite = f"{name}.{plain[key]}"
             if value.numel():
                 shared.setdefault(place_of(value), []).append(plain[key])
         else:
             elsewhere[plain[key]] = encode(value, path, shelf.leaf(STATE_TENSORS))
     buffers = non_persistent_buffers(module)
     plain_buffer = canonical_keys(list(buffers))
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    plain_parameter = canonical_keys(list(parameters))
     return ModuleEntry(
         class_name(module),
         file,
@@ -244,7 +256,7 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
             plain_buffer[key]: encode(buffer, (name, key), shelf.leaf(STATE_TENSORS))
             for key, (_, _, buffer) in buffers.items()
         },
-        frozen=tuple(plain_parameter[key] for key, value in parameters.items() if not value.requires_grad),
+        frozen=tuple(key for key, value in plain_parameter.items() if not value.requires_grad),
         tied=tuple(tuple(group) for group in shared.values() if len(group) > 1),
     )
 

@@ -21,6 +21,7 @@ from rekindle.tensors import DTYPES
 __all__ = [
     "HostBytes",
     "alike",
+    "all_finite",
     "copy_bits",
     "dtype_named",
     "is_dense",
@@ -31,6 +32,8 @@ __all__ = [
     "sparse_parts",
     "view_of",
 ]
+
+_SUMMED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,14 @@ def copy_bits(target: Any, source: Any) -> None:
     """Copy values of the same type and shape; on the CPU torch moves the bits (NaN payloads included)."""
     with torch.no_grad():
         target.copy_(source)
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether a CPU tensor of floating or complex numbers holds neither NaN nor infinity; any other does not."""
+    if tensor.dtype not in _SUMMED:  # whole numbers; and floats of 8 bits or fewer, which no optimizer updates
+        return True
+    # A sum is finite only if all is, and costs a tenth of asking each element; it may overflow without one.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -46,8 +46,16 @@ from rekindle.run.randomness import key_of, seed_all, seed_globals
 from rekindle.run.schedules import Schedule
 from rekindle.run.signals import Leaving, SignalWatch
 from rekindle.run.snapshot import Captured, Saved, capture, kind_of_tracked, restore
-from rekindle.run.start import choose_folder, choose_seed, find_start, is_snapshot_of
-from rekindle.run.workers import kill_workers
+from rekindle.run.start import (
+    choose_folder,
+    choose_seed,
+    find_start,
+    is_snapshot_of,
+    naming_disk_of,
+    place_in,
+    refuse_without,
+)
+from rekindle.run.workers import dead_worker, kill_workers
 from rekindle.store.commit import Committed, clean_leftovers, commit
 from rekindle.store.layout import (
     METRICS_NAME,
@@ -73,6 +81,8 @@ _EXTRA_VERSION = 1
 _SHOW_EVERY_S = 0.1
 # Settings that may change between two lives, and are said then.
 _DECIDE_BITS = ("precision", "accumulate", "device", "deterministic")
+# As `plain_value` writes them.
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 _One = TypeVar("_One")
 _Two = TypeVar("_Two")
@@ -184,6 +194,9 @@ class Run:
         self.epoch = 0
         self.places = Places()
         self._best: Best | None = None
+        self._finite_step: int | None = None
+        self._said_not_finite = False
+        self._odd_metrics: set[str] = set()
         self._finished, self._finished_total = False, 0
         self._resume_place = Place()
         self._last_saved_step = -1
@@ -215,17 +228,8 @@ class Run:
         }
 
         self.folder = choose_folder(folder, self.note)
-        check_run_folder(self.folder)
-        self._lock: RunLock = hold(self.folder)
-        try:
-            clean_leftovers(self._lock)
-            self._metrics = MetricsFile(os.path.join(self.folder, METRICS_NAME))
-            self._events = EventFiles(os.path.join(self.folder, TENSORBOARD_NAME), wanted=tensorboard)
-            self._saved = find_start(self.folder, resume, self.note)
-            self._take_up(seed, deterministic=deterministic)
-        except BaseException:
-            self._lock.release()
-            raise
+        with naming_disk_of(self.folder):
+            self._open(seed, resume, tensorboard=tensorboard, deterministic=deterministic)
         self._closed = False
         self._begun = False
         self._in_epochs = False
@@ -407,6 +411,10 @@ class Run:
         plain = {name: plain_value(name, value) for name, value in values.items()}
         if self._saved is not None and (not self._begun or self.places.replaying):
             return
+        for name, value in plain.items():
+            if value in _NOT_FINITE and not isinstance(values[name], str) and name not in self._odd_metrics:
+                self._odd_metrics.add(name)
+                self.note(f"run.log: {name} is {value} after step {self._steps_done:,}; said once")
         line = {**{name: rate for name, rate in self._rates().items() if name not in plain}, **plain}
         self._metrics.write(self._steps_done, self.epoch, line)
         self._events.write(self._steps_done, line)
@@ -586,6 +594,9 @@ class Run:
     ) -> None:
         """Close the run; after an exception without saving, since the state may be half of a step."""
         self._close(save=kind is None)
+        dead = dead_worker(error, self._way_back())  # torch raises it from a signal handler, wherever the loop is
+        if dead is not None:
+            raise dead from error
 
     def _close(self, *, save: bool) -> None:
         if self._closed:
@@ -615,6 +626,23 @@ class Run:
 
     # ---- beginning
 
+    def _open(
+        self, seed: int | None, resume: str | os.PathLike[str], *, tensorboard: bool | None, deterministic: bool
+    ) -> None:
+        """Take the folder's lock and what the newest snapshot says; a run that cannot start gives the lock back."""
+        check_run_folder(self.folder)
+        refuse_without(self.folder, resume)
+        self._lock: RunLock = hold(self.folder)
+        try:
+            clean_leftovers(self._lock)
+            self._metrics = MetricsFile(os.path.join(self.folder, METRICS_NAME))
+            self._events = EventFiles(os.path.join(self.folder, TENSORBOARD_NAME), wanted=tensorboard)
+            self._saved = find_start(self.folder, resume, self.note)
+            self._take_up(seed, deterministic=deterministic)
+        except BaseException:
+            self._lock.release()
+            raise
+
     def _take_up(self, seed: int | None, *, deterministic: bool) -> None:
         """Take over what the snapshot says, or begin."""
         if deterministic:
@@ -631,23 +659,31 @@ class Run:
         forked = saved is not None and not is_snapshot_of(self.folder, saved.path)
         if saved is not None:
             self._steps_done = saved.step
-            self.state = extra["state"]
-            self._best = (
-                None if extra["best"] is None or forked else Best(extra["best"]["value"], extra["best"]["step"])
-            )
-            self._finished, self._finished_total = extra["finished"], extra["epochs"]
-            self._resume_place = Place.decode(extra["place"])
+            self.state = extra.get("state", {})
+            best = extra.get("best")
+            self._best = None if best is None or forked else Best(best["value"], best["step"])
+            self._finished, self._finished_total = extra.get("finished", False), extra.get("epochs", 0)
+            self._resume_place = Place.decode(place_in(saved))
             if not forked:
                 self._last_saved_step, self._last_saved_place = saved.step, self._resume_place
             self._say_where(saved)
-            threads = environment.adopt_threads(extra["environment"])
+            finite_step = saved.manifest.facts.get("finite_step", saved.step)
+            self._finite_step = finite_step if isinstance(finite_step, int) and not forked else None
+            if finite_step != saved.step:
+                source = os.path.dirname(os.path.dirname(saved.path))
+                self._say_not_finite(
+                    f"{saved.path}: a parameter in it", finite_step if isinstance(finite_step, int) else None, source
+                )
+            before = extra.get("environment", {})
+            threads = environment.adopt_threads(before)
             if threads is not None:
                 self.note(threads)
                 now["threads"] = torch.get_num_threads()
-            for line in environment.differences(extra["environment"], now):
+            for line in environment.differences(before, now):
                 self.note(line)
+            settings = extra.get("settings", {})
             for name in _DECIDE_BITS:
-                was = extra["settings"].get(name)
+                was = settings.get(name, self._settings[name])
                 if was != self._settings[name]:
                     self.note(f"{name} was {was}, is {self._settings[name]}; the bits differ from here on")
         else:
@@ -655,7 +691,10 @@ class Run:
             self._metrics.cut(0)
             self._events.cut({})
         if saved is not None and not forked:
-            self._log_sizes = (extra["log"]["metrics"], extra["log"]["events"])
+            log = extra.get("log")  # without it nothing is cut
+            self._log_sizes = (
+                (self._metrics.size, self._events.sizes()) if log is None else (log["metrics"], log["events"])
+            )
         self._environment = now
         self.epoch = self._resume_place.epoch
         self.places = Places(self._resume_place)
@@ -886,17 +925,20 @@ class Run:
         captured = self._captured = capture(self._tracked, extra, reuse=self._captured)
         for note in captured.notes:
             self.note(note, once=True)
+        finite_step = mark.steps_done if captured.not_finite is None else self._finite_step
         self._metrics.sync()
         self._events.sync()
         committed = commit(
             self._lock,
             mark.steps_done,
             captured.files,
-            {"epoch": mark.place.epoch, "finished": finished},
+            {"epoch": mark.place.epoch, "finished": finished, "finite_step": finite_step},
             need_bytes=captured.size_bytes,
             replace=True,
         )
-        self._best = best
+        self._best, self._finite_step = best, finite_step
+        if captured.not_finite is not None:
+            self._say_not_finite(f"{captured.not_finite} after step {mark.steps_done:,}", finite_step, self.folder)
         self._best_pending = None
         self._last_saved_step, self._last_saved_place = mark.steps_done, mark.place
         self._plan_next_save()
@@ -908,7 +950,7 @@ class Run:
             self._lock,
             keep_last=self._keep_last,
             keep_every=self._keep_every,
-            keep_steps=() if best is None else (best.step,),
+            keep_steps={step for step in (None if best is None else best.step, finite_step) if step is not None},
         )
         if pruned.warning is not None:
             self.note(pruned.warning, once=True)
@@ -923,6 +965,28 @@ class Run:
         loss, self._last_loss = self._last_loss, None
         if loss is not None and not math.isfinite(loss.item()):
             raise self._not_finite(loss)
+
+    def _way_back(self) -> str:
+        """Return where the same command goes on, in words for the end of a message."""
+        if self._last_saved_step < 0:
+            return "the same command begins again, as no snapshot was taken yet"
+        return f"the same command goes on from the snapshot of step {self._last_saved_step:,}"
+
+    def _say_not_finite(self, what: str, finite_step: int | None, folder: str) -> None:
+        """Say once that training goes on with NaN or infinity, and from where it could go on without."""
+        if self._said_not_finite:
+            return
+        self._said_not_finite = True
+        if finite_step is None:
+            do = "stop, lower the learning rate, and begin anew: no snapshot of this run is free of them"
+        else:
+            good = snapshot_path(folder, finite_step)
+            do = (
+                f"stop, and begin a new run in another folder from step {finite_step:,}, the newest snapshot without "
+                f"them, which stays: Run({self.folder + '-2'!r}, resume={good!r})"
+            )
+        why = "the loss was most likely NaN, and the optimizer stepped on; run.backward(loss) stops there"
+        self.note(str(RunError(f"{what} holds NaN or infinity", why=why, do=do)))
 
     def _not_finite(self, loss: torch.Tensor) -> RunError:
         loop = self.places.current

@@ -47,12 +47,14 @@ class Captured:
         files: name -> what writes it; may be called from another thread, once each.
         size_bytes: bytes of all files, nearly; for the check of the room.
         notes: what the snapshot cannot hold although training depends on it, one line each.
+        not_finite: the first parameter of a module that holds NaN or infinity; None where all are finite.
         buffers: (file, key) -> host tensor; hand the whole value to the next `capture` to use them again.
     """
 
     files: Mapping[str, Callable[[FileWriter], None]]
     size_bytes: int
     notes: tuple[str, ...]
+    not_finite: str | None
     buffers: Mapping[tuple[str, str], torch.Tensor] = field(repr=False)
 
 
@@ -115,7 +117,7 @@ def capture(tracked: Mapping[str, object], extra: Mapping[str, object], *, reuse
     writers[STATE_NAME] = bytes_writer(state)
     header_bytes = sum(len(key) + 160 for _, key in shelf.buffers)
     size = sum(tensor.nbytes for tensor in shelf.buffers.values()) + len(state) + header_bytes
-    return Captured(writers, size, tuple(notes), shelf.buffers)
+    return Captured(writers, size, tuple(notes), shelf.not_finite, shelf.buffers)
 
 
 def read(snapshot_path: str) -> Saved:

@@ -6,9 +6,11 @@ that would mix two lines of a run. Nothing here changes a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rekindle.errors import ConfigError, NothingToResume, RunError, SnapshotDamaged
 from rekindle.run.snapshot import Saved, read
@@ -16,7 +18,16 @@ from rekindle.store.find import newest_good
 from rekindle.store.layout import is_snapshot_folder, list_snapshots, snapshots_path
 from rekindle.store.manifest import verify
 
-__all__ = ["FOLDER_VARIABLE", "choose_folder", "choose_seed", "find_start", "is_snapshot_of"]
+__all__ = [
+    "FOLDER_VARIABLE",
+    "choose_folder",
+    "choose_seed",
+    "find_start",
+    "is_snapshot_of",
+    "naming_disk_of",
+    "place_in",
+    "refuse_without",
+]
 
 FOLDER_VARIABLE = "REKINDLE_RUN_FOLDER"
 
@@ -41,7 +52,7 @@ def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str]
 
     Raises:
         RunError: going on would mix two lines of the run.
-        NothingToResume, SnapshotDamaged: there is nothing, or nothing that holds.
+        NothingToResume, SnapshotDamaged: `resume` is a path with nothing to go on from; nothing holds.
         OSError: the folder cannot be read.
     """
     there = list_snapshots(folder)
@@ -65,12 +76,47 @@ def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str]
         if source is not None:
             _refuse_older(folder, source, found.snapshot)
         return read(found.snapshot)
-    if resume == "must":
+    return None if source is None else read(_snapshot_of(source))
+
+
+def refuse_without(folder: str, resume: str | os.PathLike[str]) -> None:
+    """Refuse ``resume="must"`` where there is no snapshot, before anything is made in the folder.
+
+    Raises:
+        NothingToResume: there is none.
+        OSError: the folder cannot be read.
+    """
+    if resume == "must" and not list_snapshots(folder):
         raise NothingToResume(
             f'{folder}: resume="must", and there is no snapshot to go on from',
             do='look at the path; the first launch needs resume="auto"',
         )
-    return None if source is None else read(_snapshot_of(source))
+
+
+def place_in(saved: Saved) -> Mapping[str, Any]:
+    """Return where a snapshot says to go on.
+
+    Raises:
+        SnapshotDamaged: it does not say.
+    """
+    place = saved.extra.get("place")
+    if not isinstance(place, Mapping):
+        raise SnapshotDamaged(
+            f"{saved.path}: does not say where in the run it was taken",
+            do="move it away, and the same command goes on from the one before it",
+        )
+    return place
+
+
+@contextlib.contextmanager
+def naming_disk_of(folder: str) -> Iterator[None]:
+    """Have every OSError name a path: a full disk is noticed by calls that know only a number (write, fsync)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = folder
+        raise
 
 
 def is_snapshot_of(folder: str, snapshot: str) -> bool:

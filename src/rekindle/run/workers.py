@@ -23,7 +23,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-__all__ = ["SHIELDED_SIGNALS", "Shield", "kill_workers", "shield", "starting_workers", "watch"]
+from rekindle.errors import RunError
+
+__all__ = ["SHIELDED_SIGNALS", "Shield", "dead_worker", "kill_workers", "shield", "starting_workers", "watch"]
 
 SHIELDED_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
@@ -90,6 +92,26 @@ def watch(iterator: object) -> None:
         inner = getattr(process, "_popen", None)
         if inner is not None and hasattr(inner, "kill"):
             inner.terminate = inner.kill
+
+
+def dead_worker(error: BaseException | None, way_back: str) -> RunError | None:
+    """Return what torch's error about a worker that something killed means for the run; None for any other error.
+
+    Args:
+        error: torch raises a RuntimeError and has no class of its own for it (2.13, `utils/data/dataloader.py` and
+            `csrc/DataLoader.cpp`).
+        way_back: where the run goes on, in words.
+    """
+    words = str(error)
+    if not isinstance(error, RuntimeError) or isinstance(error, RunError) or not words.startswith("DataLoader worker"):
+        return None
+    if not any(sign in words for sign in ("killed by signal", "exited unexpectedly")):
+        return None
+    return RunError(
+        words.partition(". ")[0].replace("DataLoader worker", "a data loader's worker"),
+        why="most likely the machine ran out of memory and the system killed it, or shared memory (/dev/shm) is full",
+        do=f"use fewer workers (num_workers=, or --workers); {way_back}",
+    )
 
 
 def kill_workers() -> None:

@@ -134,6 +134,8 @@ def _already_saved(folder: str, step: int, final: str) -> Committed:
 
 def _add_note(error: BaseException, run: RunLock, step: int) -> None:
     if isinstance(error, OSError):
+        if error.filename is None and error.errno is not None:
+            error.filename = run.path  # a full disk is noticed by calls that know only a number
         error.add_note(f"while saving step {step} to {run.path}; earlier snapshots are untouched")
 
 
