@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 BLOCK = "import sys; sys.modules.update(dict.fromkeys(['torch', 'numpy', 'safetensors']));"
 
@@ -46,3 +48,13 @@ def test_the_test_above_can_fail():
 def test_the_bare_package_needs_nothing_large():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [need.split(">")[0] for need in project["dependencies"]] == ["rich"]
+
+
+@pytest.mark.parametrize("name", ["Run", "load", "save", "schedule"])
+def test_what_needs_torch_says_how_to_install_it(name):
+    done = run(f"import sys; sys.modules['torch'] = None; import rekindle as rk; rk.{name}")
+    assert done.returncode == 1
+    what, why, do = done.stderr.splitlines()[-3:]
+    assert what == f"ImportError: rekindle.{name} needs torch, which is not installed in this Python"
+    assert why.startswith("  why     rekindle itself installs without it")
+    assert do.endswith("-m pip install 'rekindle[train]', or torch alone")

@@ -168,3 +168,21 @@ def test_the_examples_do_what_they_say(tmp_path, example):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("equal, bit for bit")
+
+
+def first_run_block(page: Path) -> str:
+    return next(text for kind, text in BLOCK.findall(page.read_text()) if kind == "python" and "rk.Run(" in text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", pytest.param(ROOT / "docs" / "training-loop.md", marks=pytest.mark.soak)],
+    ids=lambda page: page.name,
+)
+def test_the_loop_that_we_show_is_proven(tmp_path, page):
+    pytest.importorskip("torch")
+    (tmp_path / "script.py").write_text(first_run_block(page))
+    command = [sys.executable, "-m", "rekindle", "prove", "--kills", "2", "--", sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("proven")

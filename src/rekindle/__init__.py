@@ -60,8 +60,22 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
+        try:
+            return getattr(import_module(_HOME_OF[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in {"torch", "numpy"}:
+                raise
+            raise _missing(name, error.name) from None
     raise AttributeError(f"module 'rekindle' has no attribute {name!r}")
+
+
+def _missing(name: str, library: str) -> ImportError:
+    return ImportError(
+        f"rekindle.{name} needs {library}, which is not installed in this Python\n"
+        "  why     rekindle itself installs without it, for machines that only open files\n"
+        f"  do      {sys.executable} -m pip install 'rekindle[train]', or {library} alone",
+        name=library,
+    )
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from types import TracebackType
 from rekindle.finding import Finding
 from rekindle.source import ByteRange
 from rekindle.tensors import TensorTable
-from rekindle.tree import Value
+from rekindle.tree import Global, Value
 
 __all__ = ["Member", "Opened"]
 
@@ -45,6 +45,7 @@ class Opened:
         close_files: called by `close`.
         listed: whether the object could be read at all; False for another kind of file and for one cut so early that
             its tensors are unknown. The findings say why.
+        globals: every name that its pickles want imported, in order; known of archives, streams and bare pickles.
     """
 
     path: str
@@ -57,6 +58,7 @@ class Opened:
     facts: Mapping[str, object] = field(default_factory=dict)
     close_files: Callable[[], None] = lambda: None
     listed: bool = True
+    globals: tuple[Global, ...] = ()
 
     def close(self) -> None:
         """Close the files that the ranges read from."""

@@ -140,6 +140,13 @@ def test_our_errors_are_three_lines_on_stderr(command, capsys):
                 "  do      look at the owner and mode with: ls -ld x\n"
             ),
         ),
+        (
+            "import errno; raise OSError(errno.EACCES, 'Permission denied', 'there/.model.pth.tmp-1f2e')",
+            (
+                "there: permission denied\n  why     this account has no permission\n"
+                "  do      look at the owner and mode with: ls -ld there\n"
+            ),
+        ),
         ("raise OSError('a message without a number')", "rekindle fails: a message without a number\n"),
     ],
 )

@@ -414,3 +414,70 @@ def test_a_full_disk_loses_nothing(train, tmp_path):
     code, _, said = train("digits", "--epochs", 9, "--out", "bigger")
     assert code == 0
     assert "goes on after step" in said
+
+
+def test_a_factory_that_raises_gets_its_own_traceback_and_no_call_for_a_report(train, tmp_path):
+    (tmp_path / "broken_net.py").write_text("def build():\n    raise KeyError('width')\n")
+    (tmp_path / "own.toml").write_text("model = 'broken_net:build'\n")
+    code, out, err = train("own.toml")
+    assert (code, out) == (2, "")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert 'broken_net.py", line 2, in build' in err
+    assert "networks.py" not in err
+    assert "foresee" not in err
+    assert err.splitlines()[-3:-1] == [
+        "model `broken_net:build`: `build` raised KeyError",
+        "  why     KeyError: 'width'",
+    ]
+
+
+def test_fp16_without_a_gpu_says_which_option_to_give(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("rekindle.recipes.training.device_named", lambda: torch.device("cpu"))
+    code, _, err = train("digits", "--precision", "fp16")
+    assert code == 2
+    assert err.splitlines()[-1] == "  do      --precision bf16 works here, and so does --precision fp32"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("recipe", ["digits", "regression"])
+def test_a_complete_run_says_once_how_to_go_on(train, recipe):
+    words = (recipe, "--epochs", 1, "--out", "a run")
+    assert train(*words)[0] == 0
+    code, out, err = train(*words)
+    assert code == 0
+    assert out.splitlines()[0] == "a run: all 1 epochs were already done"
+    assert err.splitlines()[-1] == f"go on with: rekindle train {recipe} --epochs 2 --out 'a run'"
+    assert "run.epochs" not in err
+    code, _, err = train(recipe, "--epochs", 2, "--out", "a run")
+    assert code == 0, err
+
+
+def test_a_folder_in_the_place_of_the_recipe_gets_the_command_that_is_meant(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = train("empty")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("  do      rekindle train digits --out empty ")
+    assert train("digits", "--epochs", 1, "--out", "begun")[0] == 0
+    code, _, err = train("begun")
+    assert code == 2
+    do = err.splitlines()[-1].removeprefix("  do      rekindle train ").split("    ")[0]
+    assert do == "begun/settings.toml --out begun"
+    code, out, _ = train(*do.split())
+    assert code == 0
+    assert out.startswith("begun: all 1 epochs were already done\n")
+
+
+@pytest.mark.parametrize("recipe", ["digits", "regression"])
+def test_what_is_in_the_way_of_the_runs_folder_is_named(train, tmp_path, recipe):
+    (tmp_path / "notes").write_text("mine")
+    code, out, err = train(recipe, "--out", "notes/deep/run")
+    assert (code, out) == (2, "")
+    assert err == (
+        "notes/deep/run: the run's folder cannot be made\n  why     notes is no folder\n"
+        "  do      choose another folder: --out notes-2\n"
+    )
+    (tmp_path / "odd" / "LOCK").mkdir(parents=True)
+    code, _, err = train(recipe, "--out", "odd")
+    assert code == 2
+    assert "  why     odd/LOCK is a folder" in err
+    assert err.splitlines()[-1].endswith("rmdir odd/LOCK")

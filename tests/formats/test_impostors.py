@@ -118,3 +118,23 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path):
 def test_a_missing_file_is_the_error_of_the_system(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         open_path(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1] == "RK-FILE-22"])
+def test_every_other_format_has_something_to_do(tmp_path: Path, name: str):
+    path = tmp_path / "model.pth"
+    path.write_bytes(CASES[name][0])
+    with open_path(path) as opened:
+        assert opened.findings[0].do
+
+
+def test_an_archive_of_other_files_says_how_to_list_it(tmp_path: Path):
+    import zipfile
+
+    path = tmp_path / "notes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with open_path(path) as opened:
+        (finding,) = opened.findings
+    assert finding.what == f"{path}: a zip archive of 1 other file, no PyTorch model"
+    assert finding.do.endswith(f"unzip -l {path}")

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import rekindle as rk
 from rekindle.errors import ConfigError
 from rekindle.recipes.config import settings_of
-from rekindle.recipes.data import Moved, load_data
+from rekindle.recipes.data import Moved, _check, load_data
 
 
 @pytest.fixture
@@ -124,6 +124,22 @@ REFUSED = [
         {},
         "2 of 10 inputs hold NaN or infinity\n",
     ),
+    (lambda: (torch.eye(10).to_sparse(), torch.arange(10)), {}, "`inputs` is sparse (sparse_coo)\n"),
+    (lambda: (torch.eye(10), torch.arange(10).to_sparse()), {}, "`labels` is sparse (sparse_coo)\n"),
+    (lambda: (torch.zeros(10, 3, dtype=torch.complex64), torch.arange(10)), {}, "`inputs` is complex64\n"),
+    (
+        lambda: (torch.tensor(3.0), torch.arange(10)),
+        {},
+        "`inputs` is a single number, without a dimension of samples\n",
+    ),
+    (lambda: ("pictures", torch.arange(10)), {}, "`inputs` is there, but a text\n"),
+    (lambda: ([[1.0], [2.0]], torch.arange(10)), {}, "`inputs` is there, but a list of 2\n"),
+    (
+        lambda: (torch.zeros(10, 3), torch.tensor([0] * 9 + [10**12])),
+        {},
+        "1,000,000,000,001 classes, and 10 samples\n  why     the largest label is 1,000,000,000,000, and",
+    ),
+    (lambda: (torch.zeros(10, 3), torch.arange(10)), {"classes": 11}, "11 classes, and 10 samples\n"),
 ]
 
 
@@ -137,3 +153,10 @@ def test_a_file_without_the_two_tensors_says_what_it_has(tmp_path):
     rk.save({"input": torch.zeros(3), "label": torch.zeros(3)}, path)
     with pytest.raises(ConfigError, match=r"no tensor named `inputs`\n  why     nearest: input\n"):
         load_data(settings_of("digits", {"data.name": f"tensors:{path}"}))
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")  # torch will drop them; files remain
+def test_quantized_inputs_are_refused_with_the_way_to_plain_ones():
+    inputs = torch.quantize_per_tensor(torch.zeros(10, 3), 0.1, 0, torch.qint8)
+    with pytest.raises(ConfigError, match=r"`inputs` is quantized \(qint8\)\n(?s:.*)inputs = inputs.dequantize\(\)"):
+        _check("own.pth", inputs, torch.arange(10), None)

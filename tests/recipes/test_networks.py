@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from rekindle.errors import ConfigError
 from rekindle.recipes.config import Settings, settings_of
-from rekindle.recipes.networks import build_model
+from rekindle.recipes.networks import UserCodeFailed, build_model
 
 
 def settings(name: str, arguments: dict[str, object] | None = None) -> Settings:
@@ -79,11 +79,15 @@ def test_what_is_wrong_with_a_function_of_ones_own_is_said(factory, tmp_path):
 
 def test_a_fault_inside_the_users_function_keeps_its_own_traceback(factory):
     name = factory("def build(): return len(3)")
-    with pytest.raises(TypeError, match="has no len"):
+    with pytest.raises(UserCodeFailed, match=f"`{name}:build`: `build` raised TypeError") as caught:
         build_model(settings(f"{name}:build"), (4,), 3)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.trace.splitlines()[1].endswith(f'{name}.py", line 2, in build')
     name = factory("import a_module_that_is_not_there")
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+    with pytest.raises(UserCodeFailed, match=f"importing `{name}` failed") as caught:
         build_model(settings(f"{name}:build"), (4,), 3)
+    assert caught.value.trace.splitlines()[1].endswith(f'{name}.py", line 2, in <module>')
+    assert "a_module_that_is_not_there" in caught.value.why
 
 
 def test_lenet_wants_pictures():

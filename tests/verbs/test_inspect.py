@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_a_few_bytes_repeated_to_gigabytes_are_not_read(tmp_path: Path, count: i
 def test_a_tensor_without_bytes_has_no_digest_and_the_others_have(tmp_path: Path):
     path = tmp_path / "model.pt"
     torch.save({"a": torch.ones(4), "b": torch.ones(100)}, path, _use_new_zipfile_serialization=False)
-    path.write_bytes(path.read_bytes()[:-30])
+    path.write_bytes(path.read_bytes()[:-20])
     found = inspect(path, digest=True)
     assert len(found.digests) == 1
     assert found.listed
@@ -96,3 +98,44 @@ def test_the_file_is_closed_afterwards(tmp_path: Path):
     with open_path(tmp_path / "x.pt"):
         assert len(os.listdir("/proc/self/fd")) == before + 1
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Call:
+    def __init__(self, function: object, *args: object) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("kind", ["zip", "stream", "pickle"])
+def test_a_file_that_would_run_a_command_is_a_danger_with_the_way_to_scan_it(tmp_path: Path, cli, kind: str):
+    import os
+    import pickle
+
+    path = tmp_path / "evil.pth"
+    value = {"w": 1, "x": Call(os.system, "true"), "y": Call(eval, "1")}
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(value))
+    else:
+        torch.save(value, path, _use_new_zipfile_serialization=kind == "zip")
+    first = inspect(path).findings[0]
+    assert (first.code, first.severity.value) == ("RK-SCAN-01", "danger")
+    assert "would import posix.system, " in first.what
+    assert "eval" in first.what
+    assert first.why == "posix.system: it runs commands of the operating system"
+    assert f"rekindle scan {path} " in first.do
+    assert cli("inspect", str(path)).returncode == 1
+
+
+def test_an_ordinary_checkpoint_neither_alarms_nor_costs_the_table_of_names(tmp_path: Path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    path = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    code = (
+        "import sys; from rekindle.verbs.inspect import inspect; found = inspect(sys.argv[1]); "
+        "print(len(found.findings), 'rekindle.scanning.names' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]

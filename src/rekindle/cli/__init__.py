@@ -189,12 +189,17 @@ _CAUSES = {
 }
 
 
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
 def _words_of_os_error(error: OSError, command: str) -> str:
     import shlex
 
     path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     why, do = _CAUSES.get(error.errno or 0, ("", ""))
+    if error.errno in _REFUSED and ".tmp-" in os.path.basename(path):
+        path = os.path.dirname(path) or "."  # a name of our own, which is not there: it is the folder that refuses
     folder = shlex.quote(os.path.dirname(path) or ".")
     return str(
         RekindleError(

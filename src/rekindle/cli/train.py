@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.recipe == "regression":
             return _regression(args, given)
-        return _classifier(args, settings)
+        return _classifier(args, given, settings)
     except ModuleNotFoundError as error:
         _need(error.name or "")
         raise
@@ -79,6 +79,8 @@ def _settings(recipe: str, given: dict[str, Any]) -> Settings:
     overrides = {_OVERRIDES[flag][0]: value for flag, value in given.items()}
     if recipe in RECIPES:
         return settings_of(recipe, overrides)
+    if os.path.isdir(recipe):
+        raise _is_folder(recipe)
     if recipe.endswith(".toml") or os.path.exists(recipe):
         return read_settings(recipe, overrides)
     names = [*RECIPES, "regression"]
@@ -90,16 +92,43 @@ def _settings(recipe: str, given: dict[str, Any]) -> Settings:
     )
 
 
-def _classifier(args: argparse.Namespace, settings: Settings) -> int:
+def _is_folder(path: str) -> ConfigError:
+    kept = os.path.join(path, "settings.toml")
+    if os.path.isfile(kept):
+        return ConfigError(
+            f"{path}: a folder; a recipe or a file of settings is wanted",
+            why="it is a run, and the settings it was begun with are in it",
+            do=f"rekindle train {shlex.quote(kept)} --out {shlex.quote(path)}    goes on with it",
+        )
+    return ConfigError(
+        f"{path}: a folder; a recipe or a file of settings is wanted",
+        why=f"there is no settings.toml in it; recipes: {_recipes()}",
+        do=f"rekindle train digits --out {shlex.quote(path)}    trains into it",
+    )
+
+
+def _recipes() -> str:
+    from rekindle.recipes.config import RECIPES
+
+    return ", ".join([*RECIPES, "regression"])
+
+
+def _classifier(args: argparse.Namespace, given: dict[str, Any], settings: Settings) -> int:
+    from rekindle.recipes.networks import UserCodeFailed
     from rekindle.recipes.training import train
 
-    result = train(settings, resume=args.resume, progress=True, on_start=_to_stderr)
+    try:
+        result = train(settings, resume=args.resume, progress=True, on_start=_to_stderr)
+    except UserCodeFailed as error:
+        _to_stderr(error.trace)
+        raise
     if args.json:
         _print_json(result)
         return 0
     right = round(result.test_accuracy * result.test_samples)
     if result.was_complete:
         print(f"{result.folder}: all {result.epochs} epochs were already done")
+        _to_stderr(f"go on with: {_again(args, {**given, 'epochs': 2 * result.epochs})}")
     print(
         f"test accuracy {100 * result.test_accuracy:.2f} %   "
         f"({right} of {result.test_samples} samples; {result.parameters:,} parameters, {result.steps:,} steps)"
@@ -122,6 +151,7 @@ def _regression(args: argparse.Namespace, given: dict[str, Any]) -> int:
         return 0 if result.equal else 1
     if result.was_complete:
         print(f"{result.folder}: all {result.epochs} epochs were already done")
+        _to_stderr(f"go on with: {_again(args, {**given, 'epochs': 2 * result.epochs})}")
     print(f"mean squared error {result.loss:.4f}   ({result.steps:,} steps)")
     print(f"saved as a whole module: {result.whole}")
     print(f"saved as weights:        {result.weights}")

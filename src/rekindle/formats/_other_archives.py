@@ -78,7 +78,7 @@ def _recognise(path: str, names: list[str], inner: set[str]) -> Finding:
             do=f"unzip {path}, then rekindle inspect {inside[0]}",
             where=Where(member=inside[0]),
         )
-    return _not_a_model(path, f"a zip archive of {len(names):,} other files", names)
+    return _not_a_model(path, f"a zip archive of {len(names):,} other file{'s' * (len(names) > 1)}", names)
 
 
 def _not_a_model(path: str, kind: str, names: list[str]) -> Finding:
@@ -89,4 +89,5 @@ def _not_a_model(path: str, kind: str, names: list[str]) -> Finding:
         Severity.ERROR,
         f"{path}: {kind}, no PyTorch model",
         why=f"its first members are {shown}" if names else "it has no members",
+        do=f"give the path of the file that torch.save wrote; to see all that is in this one: unzip -l {path}",
     )

@@ -196,20 +196,21 @@ def _tar(source: Source, head: bytes) -> Finding | None:
     )
 
 
+_ANOTHER = "give the path of the file that torch.save or safetensors wrote"
 _FAMILIES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GGUF", "a GGUF model (llama.cpp)", "open it with llama.cpp or the gguf package"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, h5py)", "open it with h5py"),
     (0, b"PYTORCH1", "a container of the PyTorch 1.0 preview", "load it with PyTorch 1.0 and save it again"),
     (4, b"PTMF", "a PyTorch mobile model (flatbuffer)", "in PyTorch: torch.jit.jit_module_from_flatbuffer"),
-    (4, b"TFL3", "a TensorFlow Lite model", ""),
-    (0, b"\x89PNG", "a picture (PNG)", ""),
-    (0, b"\xff\xd8\xff", "a picture (JPEG)", ""),
-    (0, b"%PDF", "a PDF document", ""),
-    (0, b"\x7fELF", "a program (ELF)", ""),
-    (0, b"MZ", "a program (Windows)", ""),
-    (0, b"RIFF", "a sound, film or picture (RIFF)", ""),
-    (0, b"SQLite format 3\0", "an SQLite database", ""),
-    (0, b"PAR1", "a Parquet table", ""),
+    (4, b"TFL3", "a TensorFlow Lite model", "open it with TensorFlow Lite"),
+    (0, b"\x89PNG", "a picture (PNG)", _ANOTHER),
+    (0, b"\xff\xd8\xff", "a picture (JPEG)", _ANOTHER),
+    (0, b"%PDF", "a PDF document", _ANOTHER),
+    (0, b"\x7fELF", "a program (ELF)", _ANOTHER),
+    (0, b"MZ", "a program (Windows)", _ANOTHER),
+    (0, b"RIFF", "a sound, film or picture (RIFF)", _ANOTHER),
+    (0, b"SQLite format 3\0", "an SQLite database", _ANOTHER),
+    (0, b"PAR1", "a Parquet table", _ANOTHER),
 )
 
 

@@ -108,7 +108,18 @@ def read(source: Source, limits: Limits = DEFAULT_LIMITS) -> Opened:
     tree = outcome.value
     table, found = table_of(tree, limits)
     facts: dict[str, object] = {"protocol": outcome.protocol}
-    return Opened(source.path, NAME, source.size, tree, table, (*findings, *found), (), facts, source.close)
+    return Opened(
+        source.path,
+        NAME,
+        source.size,
+        tree,
+        table,
+        (*findings, *found),
+        (),
+        facts,
+        source.close,
+        globals=tuple(outcome.globals),
+    )
 
 
 def _no_storage(pid: Value) -> Value:

@@ -73,6 +73,7 @@ def read(source: Source, limits: Limits = DEFAULT_LIMITS) -> Opened:
         stream.facts,
         source.close,
         listed=stream.listed,
+        globals=tuple(stream.globals),
     )
 
 
@@ -91,6 +92,7 @@ class Stream:
         said: key -> (elements, bytes of one, whether it is only known through views), as the object says.
         object_end: the byte behind the object's pickle.
         storages_at: the byte of the first element count; -1 where it is not known.
+        globals: every name that its pickles want imported, in order.
     """
 
     tree: Value = None
@@ -103,6 +105,7 @@ class Stream:
     said: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     object_end: int = -1
     storages_at: int = -1
+    globals: list[Global] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -201,6 +204,7 @@ def _read_pickles(
     for _ in range(3):
         _, outcome = run_growing(source, at, limits, nothing)
         head.append(outcome.value)
+        stream.globals += outcome.globals
         at = outcome.end
     if head[0] != _MAGIC or head[1] != _PROTOCOL:
         stream.findings.append(
@@ -219,6 +223,7 @@ def _read_pickles(
     )
     stream.facts["protocol"] = outcome.protocol
     stream.findings.extend(outcome.findings)
+    stream.globals += outcome.globals
     stream.tree = outcome.value
     at = stream.object_end = outcome.end
     keys: list[str] = []
@@ -239,6 +244,7 @@ def _read_pickles(
             )
         )
         return met, [], -1
+    stream.globals += outcome.globals
     if isinstance(outcome.value, list):
         keys = [text for text in map(_key, outcome.value) if text is not None]
     return met, keys, outcome.end

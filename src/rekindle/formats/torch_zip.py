@@ -102,6 +102,7 @@ class _Archive:
         self.findings = findings
         self.records = {record.name: record for record in directory.records}
         self.storages: dict[str, Storage] = {}
+        self.globals: tuple[Global, ...] = ()
         self.byteorder = self._read_byteorder()
 
     def opened(self) -> Opened:
@@ -129,6 +130,7 @@ class _Archive:
             facts,
             self.source.close,
             listed=readable,
+            globals=self.globals,
         )
 
     def _read_tree(self) -> tuple[Value, TensorTable, bool]:
@@ -159,6 +161,7 @@ class _Archive:
             )
             return None, TensorTable(()), False
         self.findings.extend(outcome.findings)
+        self.globals = tuple(outcome.globals)
         if outcome.end < len(program):
             self.findings.append(
                 Finding(

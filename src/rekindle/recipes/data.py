@@ -21,6 +21,9 @@ from rekindle.recipes.config import Settings
 __all__ = ["Data", "Moved", "batches_of", "load_data"]
 
 
+_SAVING = 'rk.save({{"inputs": inputs, "labels": labels}}, "{path}")    makes such a file'
+
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """A data set in its three parts.
@@ -109,19 +112,54 @@ def _tensors(path: str) -> tuple[torch.Tensor, torch.Tensor]:
     names = [str(key) for key in found] if isinstance(found, dict) else []
     for wanted in ("inputs", "labels"):
         if not isinstance(found, dict) or not isinstance(found.get(wanted), torch.Tensor):
+            if isinstance(found, dict) and wanted in found:
+                raise ConfigError(
+                    f"{path}: `{wanted}` is there, but {_kind(found[wanted])}",
+                    why="a tensor is wanted",
+                    do=_SAVING.format(path=path),
+                )
             near = near_names(wanted, names)
             there = f"nearest: {', '.join(near)}" if near else f"there is: {', '.join(names[:8]) or 'no named tensor'}"
             raise ConfigError(
                 f"{path}: no tensor named `{wanted}`",
                 why=there,
-                do=f'rk.save({{"inputs": inputs, "labels": labels}}, "{path}")    makes such a file',
+                do=_SAVING.format(path=path),
             )
     return found["inputs"], found["labels"]
 
 
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value):,}"
+    return f"of the type {type(value).__name__}"
+
+
+def _check_kind(subject: str, name: str, tensor: torch.Tensor) -> None:
+    """Refuse tensors that are no plain arrays of real numbers."""
+    layout = str(tensor.layout).removeprefix("torch.")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout is not torch.strided:
+        what, do = f"sparse ({layout})", f"{name} = {name}.to_dense()"
+    elif tensor.is_quantized:
+        what, do = f"quantized ({dtype})", f"{name} = {name}.dequantize()"
+    elif tensor.dtype.is_complex:
+        what, do = dtype, f"{name} = torch.view_as_real({name}).flatten(1)"
+    elif not tensor.dim():
+        what, do = "a single number, without a dimension of samples", f"{name} = {name}[None] where it is one sample"
+    else:
+        return
+    raise ConfigError(
+        f"{subject}: `{name}` is {what}", why="wanted: a dense tensor of real numbers, a row a sample", do=do
+    )
+
+
 def _check(subject: str, inputs: torch.Tensor, labels: torch.Tensor, classes: int | None) -> int:
     """Refuse what cannot be learnt from; return the number of classes."""
-    if not inputs.dim() or not len(inputs):
+    _check_kind(subject, "inputs", inputs)
+    _check_kind(subject, "labels", labels)
+    if not len(inputs):
         raise ConfigError(f"{subject}: the data set is empty", why="`inputs` holds 0 samples", do="look at the file")
     if labels.dim() != 1 or len(labels) != len(inputs):
         raise ConfigError(
@@ -129,7 +167,7 @@ def _check(subject: str, inputs: torch.Tensor, labels: torch.Tensor, classes: in
             why="there must be one label for each input, as a number of its class",
             do="labels = labels.argmax(1) where they are one-hot",
         )
-    if labels.dtype.is_floating_point or labels.dtype.is_complex:
+    if labels.dtype.is_floating_point:
         raise ConfigError(
             f"{subject}: the labels are {str(labels.dtype).removeprefix('torch.')}",
             why="a label is the number of a class, counted from 0",
@@ -151,7 +189,14 @@ def _check(subject: str, inputs: torch.Tensor, labels: torch.Tensor, classes: in
             why="one such sample makes every weight NaN",
             do="inputs = torch.nan_to_num(inputs), or leave these samples out",
         )
-    return classes or max(2, int(labels.max()) + 1)
+    count = classes or max(2, int(labels.max()) + 1)
+    if count > max(2, len(labels)):
+        raise ConfigError(
+            f"{subject}: {count:,} classes, and {len(labels):,} samples",
+            why="data.classes says so" if classes else f"the largest label is {count - 1:,}, and classes count from 0",
+            do="labels = torch.unique(labels, return_inverse=True)[1]    numbers the classes from 0 without gaps",
+        )
+    return count
 
 
 def _check_range(subject: str, labels: torch.Tensor, classes: int | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -20,7 +21,23 @@ from rekindle.errors import ConfigError
 from rekindle.keys import near_names
 from rekindle.recipes.config import Settings
 
-__all__ = ["LeNet", "Mlp", "build_model"]
+__all__ = ["LeNet", "Mlp", "UserCodeFailed", "build_model"]
+
+
+class UserCodeFailed(ConfigError):
+    """The user's own module or factory raised: `__cause__` is what it raised, `trace` the lines in the user's files."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        """Keep the traceback without our own frames and those of the import system."""
+        super().__init__(what, why=f"{type(error).__name__}: {error}".splitlines()[0], do="correct it there")
+        place = error.__traceback__
+        while place is not None and _is_ours(place.tb_frame.f_code.co_filename):
+            place = place.tb_next
+        self.trace = "".join(traceback.format_exception(type(error), error, place)).rstrip()
+
+
+def _is_ours(file: str) -> bool:
+    return file in {__file__, importlib.__file__} or file.startswith("<frozen importlib")
 
 
 class LeNet(nn.Module):
@@ -80,6 +97,7 @@ def build_model(settings: Settings, shape: tuple[int, ...], classes: int) -> nn.
         classes: K.
 
     Raises:
+        UserCodeFailed: the function, or the module that it is in, raised.
         ConfigError: the name leads to no function that returns a module, or the network does not fit the data.
     """
     name = settings["model.name"]
@@ -107,13 +125,15 @@ def _from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise  # a module that the user's own code wants
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UserCodeFailed(f"model `{name}`: importing `{module_name}` failed", error) from error
         raise ConfigError(
             f"model `{name}`: there is no module `{error.name}`",
             why=f"looked in {os.getcwd()} and where Python looks",
             do=f"run the command in the folder that holds {module_name.split('.')[0]}, or install it",
         ) from None
+    except Exception as error:  # the user's module may raise anything
+        raise UserCodeFailed(f"model `{name}`: importing `{module_name}` failed", error) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         near = near_names(factory_name, vars(module))
@@ -124,10 +144,11 @@ def _from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         )
     try:
         model = factory(**arguments)
-    except TypeError as error:
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-            raise  # raised inside the user's function: its own traceback says more
-        raise ConfigError(f"model `{name}`: {error}", why="", do="correct [model.arguments]") from None
+    except Exception as error:  # the user's function may raise anything
+        called = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+        if isinstance(error, TypeError) and not called:
+            raise ConfigError(f"model `{name}`: {error}", why="", do="correct [model.arguments]") from None
+        raise UserCodeFailed(f"model `{name}`: `{factory_name}` raised {type(error).__name__}", error) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"model `{name}` returned {type(model).__name__}", why="a torch.nn.Module is wanted", do="return the module"

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rekindle.load import load
+from rekindle.recipes.folder import check_folder
 from rekindle.run.loop import Run
 from rekindle.save import save
 from rekindle.store.atomic import write_beside
@@ -92,8 +93,10 @@ def train_regression(
         on_start: told one line before the first step.
 
     Raises:
+        ConfigError: the folder cannot be a run's.
         RunError: the loss is not a number any more, another process writes the run, ...
     """
+    check_folder(out)
     x = torch.linspace(-1, 1, _POINTS)[:, None]
     y = x.square() + _NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     on_start(f"y = x² + noise: {_POINTS} points, {sum(p.numel() for p in Net().parameters())} parameters")
@@ -104,7 +107,8 @@ def train_regression(
         run.track(model=net, optimizer=optimizer)
         before = run.steps_done
         batches = run.loader(TensorDataset(x, y), batch_size=_BATCH)
-        for _ in run.epochs(epochs):
+        is_complete = run.finished and run.epoch >= epochs  # the command says so, and how to go on
+        for _ in () if is_complete else run.epochs(epochs):
             for inputs, targets in run.batches(batches):
                 loss = nn.functional.mse_loss(net(inputs), targets)
                 optimizer.zero_grad()

@@ -8,7 +8,6 @@ by the settings it was begun with, but for those in `_MAY_CHANGE`.
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +18,14 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
+from rekindle.devices.move import device_named
 from rekindle.errors import ConfigError, RunError
 from rekindle.recipes.config import Settings, as_toml, read_settings
 from rekindle.recipes.data import Data, batches_of, load_data
+from rekindle.recipes.folder import check_folder, elsewhere
 from rekindle.recipes.networks import build_model
 from rekindle.run.loop import Run
+from rekindle.run.precision import parse_precision
 from rekindle.run.schedules import schedule
 from rekindle.store.atomic import write_beside
 from rekindle.view.curves import draw_curve, read_metrics
@@ -83,6 +85,8 @@ def train(
         ConfigError: the settings do not fit the data, the model, or the run that is in the folder.
         RunError: the loss is not a number any more, another process writes the run, nothing can be resumed, ...
     """
+    check_folder(settings["out"])
+    _check_precision(settings)
     data = load_data(settings)
     run = Run(
         settings["out"],
@@ -125,7 +129,9 @@ def _train(run: Run, folder: str, settings: Settings, data: Data, on_start: Call
     if run.finished and run.epoch < settings["epochs"]:
         run.note(f"{folder}: {run.epoch} epochs were done; goes on after step {run.steps_done:,}")
     steps_before, drawn_s = run.steps_done, time.monotonic()
-    for epoch in run.epochs(settings["epochs"]):
+    # A complete run has nothing to walk; the command says so, and how to go on.
+    is_complete = run.finished and run.epoch >= settings["epochs"]
+    for epoch in () if is_complete else run.epochs(settings["epochs"]):
         for inputs, labels in run.batches(batches):
             with run.autocast():
                 scores = model(inputs)
@@ -150,6 +156,16 @@ def _train(run: Run, folder: str, settings: Settings, data: Data, on_start: Call
         was_complete=was_complete,
         curve=_draw(folder),
     )
+
+
+def _check_precision(settings: Settings) -> None:
+    """Refuse a precision that the device lacks, in the terms of the command."""
+    try:
+        parse_precision(settings["precision"], device_named())
+    except ConfigError as error:
+        raise ConfigError(
+            error.what, why=error.why, do="--precision bf16 works here, and so does --precision fp32"
+        ) from None
 
 
 def _ema(decay: float) -> Any:
@@ -200,7 +216,7 @@ def _backward(run: Run, loss: torch.Tensor, settings: Settings) -> None:
         raise RunError(
             error.what,
             why=error.why,
-            do=f"train more slowly, in a folder of its own: {slower} {_elsewhere(run.folder)}",
+            do=f"train more slowly, in a folder of its own: {slower} {elsewhere(run.folder)}",
         ) from None
 
 
@@ -264,9 +280,5 @@ def _check_same(folder: str, old: Settings, new: Settings) -> None:
         raise ConfigError(
             f"{folder}: the run there was begun with other settings",
             why="\n          ".join(rows),
-            do=f"give these settings a folder of their own: {_elsewhere(folder)}",
+            do=f"give these settings a folder of their own: {elsewhere(folder)}",
         )
-
-
-def _elsewhere(folder: str) -> str:
-    return f"--out {shlex.quote(folder.rstrip(os.sep) + '-2')}"

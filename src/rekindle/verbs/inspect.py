@@ -14,11 +14,17 @@ from rekindle.finding import Finding, Severity, Where
 from rekindle.formats import open_path
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.listing import kind_of, values_of
+from rekindle.opened import Opened
 from rekindle.tensors import TensorEntry, TensorTable
 from rekindle.tree import Value
 
 __all__ = ["Inspection", "inspect"]
 
+# What nearly every checkpoint names; everything else is looked up, which needs a module more.
+_USUAL = frozenset(
+    {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")}
+    | {("torch", f"{kind}Storage") for kind in ("BFloat16", "Bool", "Byte", "Double", "Float", "Half", "Int", "Long")}
+)
 # A tensor may repeat elements (`expand`), so its elements can outnumber its bytes by any factor.
 _FREE_DIGEST_BYTES = 64 * 1024**2
 _MAX_REPEAT = 64
@@ -82,7 +88,7 @@ def inspect(
         ...     print(tensor.key, tensor.dtype, tensor.shape)
     """
     with open_path(path, limits) as opened:
-        findings = list(opened.findings)
+        findings = [*_dangers(opened), *opened.findings]
         digests = _digests(opened.table, findings, progress) if digest else {}
         return Inspection(
             opened.path,
@@ -97,6 +103,34 @@ def inspect(
             digests,
             opened.listed,
         )
+
+
+def _dangers(opened: Opened) -> list[Finding]:
+    """Return one finding where the file's pickles name what is known to be dangerous; `scan` says all there is."""
+    named = {(found.module, found.name): found for found in reversed(opened.globals)}
+    odd = [found for pair, found in named.items() if pair not in _USUAL]
+    if not odd:
+        return []
+    import shlex  # noqa: PLC0415 - the same
+
+    from rekindle.scanning.names import Level, judge  # noqa: PLC0415 - most files name nothing that needs it
+
+    judged = [(found, judge(found.module, found.name)) for found in sorted(odd, key=lambda found: found.offset)]
+    bad = [(found, verdict.reason) for found, verdict in judged if verdict.level is Level.DANGEROUS]
+    if not bad:
+        return []
+    paths = [found.path for found, _ in bad]
+    shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4:,} more" if len(paths) > 4 else "")
+    return [
+        Finding(
+            "RK-SCAN-01",
+            "dangerous-import",
+            Severity.DANGER,
+            f"a program that loads this file with pickle would import {shown}; inspecting it ran nothing",
+            why=f"{paths[0]}: {bad[0][1]}",
+            do=f"do not load it; rekindle scan {shlex.quote(opened.path)}    tells all",
+        )
+    ]
 
 
 def _digests(
