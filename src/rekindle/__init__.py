@@ -63,9 +63,10 @@ def __getattr__(name: str) -> object:
         try:
             return getattr(import_module(_HOME_OF[name]), name)
         except ModuleNotFoundError as error:
-            if error.name not in {"torch", "numpy"}:
+            library = (error.name or "").partition(".")[0]
+            if library not in {"torch", "numpy"}:
                 raise
-            raise _missing(name, error.name) from None
+            raise _missing(name, library) from None
     raise AttributeError(f"module 'rekindle' has no attribute {name!r}")
 
 

@@ -317,7 +317,7 @@ def test_torchscript_goes_to_its_own_reader_and_is_not_called_damaged(tmp_path: 
         (["[Content_Types].xml", "word/document.xml"], "an Office document"),
         (["META-INF/MANIFEST.MF", "A.class"], "a Java archive"),
         (["run1/model.pth", "run1/notes.txt"], "a model inside: run1/model.pth"),
-        (["notes.txt"], "1 other files"),
+        (["notes.txt"], "1 other file,"),
         ([], "an empty zip archive"),
     ],
 )
