@@ -39,8 +39,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Tests that kill real processes depend on when the kernel runs them: what failed beside others is run once more alone.
 suite: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q || \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -q
 
 # The package as users without torch get it: built, installed and used, first with nothing beside it. The tools for the
 # tests of the file side come after that.
