@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
+
+from rekindle.cli._progress import megabytes_a_second, progress_line
 
 if TYPE_CHECKING:
     from rekindle.verbs.convert import Conversion
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         values=args.values,
         verify=not args.no_verify,
         force=args.force,
-        progress=_Progress() if sys.stderr.isatty() else None,
+        progress=progress_line(megabytes_a_second),
     )
     if args.json:
         from rekindle.render import to_json
@@ -137,21 +138,3 @@ def _print(done: Conversion) -> None:
         print("\n".join(finding_lines(finding, paint=paint)))
     index = [path for path in done.files if path.endswith(".index.json")]
     print(f"next: rekindle inspect {escape(index[0] if index else done.target, 400)}")
-
-
-class _Progress:
-    """How far the writing is, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done >= total:
-            if self.last > self.start:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-                self.last = self.start
-        elif now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            rate = done / (now - self.start) / 1e6
-            print(f"\r  {100 * done // max(total, 1)} %  {rate:,.0f} MB/s", end="", file=sys.stderr, flush=True)

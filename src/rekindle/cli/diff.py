@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from rekindle.cli._progress import megabytes_a_second, progress_line
 
 if TYPE_CHECKING:
     from rekindle.verbs.diff import Changed, Difference, Figures, OneSided
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         any_names=args.any_names,
         part_a=args.take_a or args.take,
         part_b=args.take_b or args.take,
-        progress=_Progress() if sys.stderr.isatty() else None,
+        progress=progress_line(megabytes_a_second),
     )
     if args.json:
         from rekindle.render import to_json
@@ -208,21 +208,3 @@ def _renames(found: Difference) -> Iterator[str]:
 
 def _any(begin: str) -> str:
     return f"{begin}.*" if begin else "*"
-
-
-class _Progress:
-    """How far the comparison is, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done >= total:
-            if self.last > self.start:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-                self.last = self.start
-        elif now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            rate = done / (now - self.start) / 1e6
-            print(f"\r  {100 * done // max(total, 1)} %  {rate:,.0f} MB/s", end="", file=sys.stderr, flush=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rekindle.cli._progress import progress_line
 from rekindle.errors import RekindleError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _examine(path: str, args: argparse.Namespace) -> Diagnosis:
     """Examine one file and, unless JSON is wanted, print what was found."""
     from rekindle.verbs.doctor import doctor
 
-    progress = _Progress() if sys.stderr.isatty() else None
+    progress = progress_line(_percent)
     diagnosis = doctor(path, values=args.values, torch=args.torch, progress=progress)
     if not args.json:
         for line in _lines(diagnosis):
@@ -140,7 +140,7 @@ def _fix(args: argparse.Namespace) -> int:
             why="each needs a name of its own",
             do=f"rekindle doctor {args.paths[0]} --fix {args.fix}",
         )
-    done = fix(args.paths[0], args.fix, force=args.force, progress=_Progress() if sys.stderr.isatty() else None)
+    done = fix(args.paths[0], args.fix, force=args.force, progress=progress_line(_percent))
     if args.json:
         print(to_json(_fixed_json(done)))
     else:
@@ -189,18 +189,5 @@ def _words(path: str, error: RekindleError | OSError) -> str:
     return "\n".join(escape(line, 400) for line in str(error).splitlines())
 
 
-class _Progress:
-    """How much was read, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done >= total:
-            if self.last > self.start:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-                self.last = self.start
-        elif now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            print(f"\r  {100 * done // max(total, 1)} %", end="", file=sys.stderr, flush=True)
+def _percent(_seconds: float, done: int, total: int) -> str:
+    return f"{100 * done // max(total, 1)} %"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, TextIO
 
+from rekindle.cli._progress import progress_line
 from rekindle.errors import RekindleError
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def _inspect(path: str, args: argparse.Namespace) -> tuple[Inspection, int]:
     from rekindle.finding import Severity
     from rekindle.verbs.inspect import inspect
 
-    inspection = inspect(path, digest=args.digest, progress=_Progress() if sys.stderr.isatty() else None)
+    inspection = inspect(
+        path, digest=args.digest, progress=progress_line(lambda _, done, total: f"{done:,} of {total:,} tensors")
+    )
     if not args.json:
         _print(inspection, args)
     if not inspection.listed:
@@ -91,19 +93,3 @@ def _words(path: str, error: RekindleError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{escape(path)}: {error.strerror.lower()}"
     return "\n".join(escape(line, 400) for line in str(error).splitlines())
-
-
-class _Progress:
-    """How many digests are done, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == total:
-            if self.last > self.start:
-                print("\r\x1b[K", end="", file=sys.stderr)
-        elif now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            print(f"\r  {done:,} of {total:,} tensors", end="", file=sys.stderr, flush=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
+
+from rekindle.cli._progress import progress_line
 
 if TYPE_CHECKING:
     from rekindle.verbs.salvage import Lost, Salvage
@@ -37,13 +38,10 @@ def run(args: argparse.Namespace) -> int:
     """Salvage; 0 all tensors are whole, 1 some are lost, 2 nothing could be rescued."""
     from rekindle.verbs.salvage import salvage
 
-    done = salvage(
-        args.source,
-        args.output,
-        like=args.like,
-        force=args.force,
-        progress=_Progress() if sys.stderr.isatty() else None,
-    )
+    progress = progress_line(lambda _, done: f"{done / 1e6:,.0f} MB written")
+    done = salvage(args.source, args.output, like=args.like, force=args.force, progress=progress)
+    if progress is not None:
+        progress.clear()
     if args.json:
         from rekindle.render import to_json
 
@@ -107,16 +105,3 @@ def _print_lost(title: str, lost: list[Lost]) -> None:
         print(f"  {escape(loss.key) or '(the whole object)'}  {escape(loss.why)}")
     if len(lost) > _SHOWN:
         print(f"  ... and {len(lost) - _SHOWN:,} more: --json lists them all")
-
-
-class _Progress:
-    """How much is written, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            print(f"\r  {done / 1e6:,.0f} MB written\x1b[K\r", end="", file=sys.stderr, flush=True)

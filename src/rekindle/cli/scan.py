@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rekindle.cli._progress import progress_line
 from rekindle.errors import RekindleError
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scan each path; 0 clean, 1 dangerous, 2 not all of it could be analysed, 3 something unknown is imported."""
     from rekindle.finding import Finding, Severity
-    from rekindle.render import to_json
+    from rekindle.render import escape, to_json
     from rekindle.verbs.scan import Scan, scan, worst_verdict
 
-    progress = _Progress() if sys.stderr.isatty() else None
+    progress = progress_line(lambda _, path: f"looking at {escape(path, 60)}")
     scans = []
     for path in args.paths:
         try:
@@ -138,24 +138,3 @@ def _painted(verdict: str, paint: Paint) -> str:
     severity = {"dangerous": Severity.DANGER, "not-analysed": Severity.ERROR, "notice": Severity.WARNING}.get(verdict)
     text = f"{verdict:<12}"
     return paint.severity(severity, text) if severity is not None else text
-
-
-class _Progress:
-    """The file that is being looked at, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-        self.count = 0
-
-    def __call__(self, path: str) -> None:
-        from rekindle.render import escape
-
-        self.count += 1
-        now = time.monotonic()
-        if now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            print(f"\r\x1b[K  {self.count:,} files, {escape(path, 60)}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self.last > self.start:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
+from rekindle.cli._progress import progress_line
 from rekindle.errors import RekindleError
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def _verify(path: str, args: argparse.Namespace) -> tuple[Verification, int]:
     from rekindle.verbs.verify import record, verify
 
     work = record if args.record else verify
-    found = work(path, progress=_Progress() if sys.stderr.isatty() else None)
+    progress = progress_line(lambda s, done: f"{done / 1e6:,.0f} MB read, {done / s / 1e6:,.0f} MB/s")
+    found = work(path, progress=progress)
+    if progress is not None:
+        progress.clear()
     if not args.json:
         _print(found, recorded=args.record)
     if not found.is_whole or (args.strict and found.unverifiable):
@@ -146,17 +149,3 @@ def _print(found: Verification, *, recorded: bool) -> None:
 def _print_more(count: int) -> None:
     if count > _SHOWN:
         print(f"    ... and {count - _SHOWN:,} more: --json lists them all")
-
-
-class _Progress:
-    """How much was read, on one line of stderr, once it has taken a second."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.start > 1 and now - self.last > 0.1:
-            self.last = now
-            rate = done / (now - self.start) / 1e6
-            print(f"\r  {done / 1e6:,.0f} MB read, {rate:,.0f} MB/s\x1b[K\r", end="", file=sys.stderr, flush=True)
