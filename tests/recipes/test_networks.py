@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch")
 
 from rekindle.errors import ConfigError
 from rekindle.recipes.config import Settings, settings_of
-from rekindle.recipes.networks import UserCodeFailed, build_model
+from rekindle.factories import UserCodeFailed
+from rekindle.recipes.networks import build_model
 
 
 def settings(name: str, arguments: dict[str, object] | None = None) -> Settings:

@@ -114,7 +114,7 @@ def _recipes() -> str:
 
 
 def _classifier(args: argparse.Namespace, given: dict[str, Any], settings: Settings) -> int:
-    from rekindle.recipes.networks import UserCodeFailed
+    from rekindle.factories import UserCodeFailed
     from rekindle.recipes.training import train
 
     try:

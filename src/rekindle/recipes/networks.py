@@ -7,37 +7,16 @@ recognition" (1998), with ReLU, maximum pooling and a dropout before the dense l
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import traceback
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from rekindle.errors import ConfigError
-from rekindle.keys import near_names
+from rekindle.factories import model_from
 from rekindle.recipes.config import Settings
 
-__all__ = ["LeNet", "Mlp", "UserCodeFailed", "build_model"]
-
-
-class UserCodeFailed(ConfigError):
-    """The user's own module or factory raised: `__cause__` is what it raised, `trace` the lines in the user's files."""
-
-    def __init__(self, what: str, error: Exception) -> None:
-        """Keep the traceback without our own frames and those of the import system."""
-        super().__init__(what, why=f"{type(error).__name__}: {error}".splitlines()[0], do="correct it there")
-        place = error.__traceback__
-        while place is not None and _is_ours(place.tb_frame.f_code.co_filename):
-            place = place.tb_next
-        self.trace = "".join(traceback.format_exception(type(error), error, place)).rstrip()
-
-
-def _is_ours(file: str) -> bool:
-    return file in {__file__, importlib.__file__} or file.startswith("<frozen importlib")
+__all__ = ["LeNet", "Mlp", "build_model"]
 
 
 class LeNet(nn.Module):
@@ -114,46 +93,7 @@ def build_model(settings: Settings, shape: tuple[int, ...], classes: int) -> nn.
         return _checked(
             name, Mlp(features, settings["model.hidden"], classes, settings["model.dropout"]), shape, classes
         )
-    return _checked(name, _from_factory(name, settings.arguments), shape, classes)
-
-
-def _from_factory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Import `package.module` from the current folder or the environment and call its `factory`."""
-    module_name, _, factory_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserCodeFailed(f"model `{name}`: importing `{module_name}` failed", error) from error
-        raise ConfigError(
-            f"model `{name}`: there is no module `{error.name}`",
-            why=f"looked in {os.getcwd()} and where Python looks",
-            do=f"run the command in the folder that holds {module_name.split('.')[0]}, or install it",
-        ) from None
-    except Exception as error:  # the user's module may raise anything
-        raise UserCodeFailed(f"model `{name}`: importing `{module_name}` failed", error) from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        near = near_names(factory_name, vars(module))
-        raise ConfigError(
-            f"model `{name}`: no function `{factory_name}` in {module.__file__}",
-            why=f"nearest: {', '.join(near)}" if near else "nothing there has a name like it",
-            do="correct the name behind the colon",
-        )
-    try:
-        model = factory(**arguments)
-    except Exception as error:  # the user's function may raise anything
-        called = error.__traceback__ is not None and error.__traceback__.tb_next is not None
-        if isinstance(error, TypeError) and not called:
-            raise ConfigError(f"model `{name}`: {error}", why="", do="correct [model.arguments]") from None
-        raise UserCodeFailed(f"model `{name}`: `{factory_name}` raised {type(error).__name__}", error) from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"model `{name}` returned {type(model).__name__}", why="a torch.nn.Module is wanted", do="return the module"
-        )
-    return model
+    return _checked(name, model_from(name, settings.arguments), shape, classes)
 
 
 def _checked(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:
