@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rekindle.listing import state_dict_of
 from rekindle.tree import Map, Module, SparseTensor, Tensor, Value
 
-__all__ = ["Weights", "find_weights"]
+__all__ = ["Weights", "find_weights", "weights_in"]
 
 # The usual names, the likeliest first.
 _NAMES = (
@@ -43,6 +43,21 @@ class Weights:
 
 def find_weights(tree: Value) -> Weights | None:
     """Return where the weights are; None where nothing has their shape, or nothing tells which of several it is."""
+    found = _candidates(tree)
+    if not found:
+        return None
+    best = min(found, key=lambda item: _rank(item[0]))
+    if len(found) > 1 and _rank(best[0])[0] == len(_NAMES):
+        return None
+    return Weights(best[0], best[1], _state(best[1]), tuple(path for path, _ in found if path != best[0]))
+
+
+def weights_in(tree: Value) -> list[tuple[tuple[str, ...], dict[str, Tensor | SparseTensor]]]:
+    """Return the path and the state dict of everything in an object that has the shape of weights."""
+    return [(path, _state(node)) for path, node in _candidates(tree)]
+
+
+def _candidates(tree: Value) -> list[tuple[tuple[str, ...], Map | Module]]:
     found: list[tuple[tuple[str, ...], Map | Module]] = []
     level: list[tuple[tuple[str, ...], Value]] = [((), tree)]
     visits = 0
@@ -59,12 +74,7 @@ def find_weights(tree: Value) -> Weights | None:
                     if isinstance(key, str) and isinstance(child, (Map, Module)) and not _is_other(key):
                         below.append(((*path, key), child))
         level = below
-    if not found:
-        return None
-    best = min(found, key=lambda item: _rank(item[0]))
-    if len(found) > 1 and _rank(best[0])[0] == len(_NAMES):
-        return None
-    return Weights(best[0], best[1], _state(best[1]), tuple(path for path, _ in found if path != best[0]))
+    return found
 
 
 def _is_other(key: str) -> bool:

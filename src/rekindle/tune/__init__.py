@@ -1,0 +1,1 @@
+"""Weights into models: fitting, heads, what is frozen, and groups of parameters."""
