@@ -52,8 +52,30 @@ def test_every_value_becomes_what_torch_makes_of_it(source, target):
     found = torch.frombuffer(bytearray(made), dtype=expected.dtype)
     nan = expected.isnan()
     assert torch.equal(found.isnan(), nan)
-    width = {2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
     assert torch.equal(found.view(width)[~nan], expected.view(width)[~nan])
+
+
+@pytest.mark.parametrize("target", ["float8_e4m3fn", "float8_e5m2"])
+def test_numbers_around_every_edge_of_an_8_bit_type_are_rounded_as_torch_does(target):
+    values = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(getattr(torch, target)).float()
+    values = values[values.isfinite()].sort().values
+    middles = (values[1:] + values[:-1]) / 2  # the ties, and the numbers next to them and to the values
+    beyond = torch.tensor([464.0, 480.0, 61440.0, 65536.0, 1e38, torch.inf, -torch.inf])
+    edges = torch.cat([values, middles, beyond])
+    near = torch.cat([edges, edges.nextafter(torch.tensor(torch.inf)), edges.nextafter(torch.tensor(-torch.inf))])
+    for tensor in (near, near.double(), near.double() * (1 + 2.0**-40)):
+        source = str(tensor.dtype).removeprefix("torch.")
+        cast = Cast(BufferBytes(memoryview(raw(tensor))), source, target, Tally())
+        made = b"".join(bytes(piece) for piece in cast.chunks())
+        assert made == raw(tensor.to(getattr(torch, target)))
+
+
+def test_what_has_no_infinity_takes_its_largest_value_and_that_is_counted():
+    tally = Tally()
+    tensor = torch.tensor([1.0, 464.0, 465.0, -1e9, torch.inf, torch.nan, 1e-9])
+    list(Cast(BufferBytes(memoryview(raw(tensor))), "float32", "float8_e4m3fn", tally).chunks())
+    assert (tally.overflowed, tally.vanished) == (3, 1)
 
 
 @pytest.mark.parametrize("length", [1, 3, 7, 4096])

@@ -1,9 +1,10 @@
 """Floating-point elements in another type, piece by piece on the way from file to file, rounded as torch rounds.
 
-Rounding is to nearest, ties to even; what is too large becomes infinite; float64 goes to the 16-bit types by way of
-float32, since torch does (rounding twice can differ from rounding once). A NaN stays a NaN: its payload differs between
-torch's own code paths and processors, so it is no part of the promise. The types of 8 bits are read through a table of
-their 256 values.
+Rounding is to nearest, ties to even; what is too large becomes infinite, or in float8_e4m3fn, which has no
+infinity, the largest value, 448 (as in torch 2.13; older ones made NaN of it). float64 goes to the smaller types by way
+of float32, since torch does (rounding twice can differ from rounding once). A NaN stays a NaN: its payload differs
+between torch's own code paths and processors, so it is no part of the promise. The types of 8 bits are read through a
+table of their 256 values.
 
 Casting billions of elements is work for NumPy, which is imported here when the first element is cast and nowhere else
 on the file side. Facts: PyTorch 2.13 `c10/util/BFloat16.h` (`round_to_nearest_even`), `torch/headeronly/util/
@@ -34,10 +35,13 @@ __all__ = [
     "as_numbers",
     "cast_tensors",
     "numpy_for",
+    "spared_by_casts",
     "whole_elements",
 ]
 
-TARGETS = ("float64", "float32", "float16", "bfloat16")
+_LARGE = ("float64", "float32", "float16", "bfloat16")
+# Without a scale of their own; the other types of 8 bits are read only.
+TARGETS = (*_LARGE, "float8_e4m3fn", "float8_e5m2")
 # name -> bits of the exponent, bits of the mantissa, bias of the exponent
 _EIGHT_BITS = {
     "float8_e4m3fn": (4, 3, 7),
@@ -46,7 +50,10 @@ _EIGHT_BITS = {
     "float8_e5m2fnuz": (5, 2, 16),
     "float8_e8m0fnu": (8, 0, 127),
 }
-FLOATS = (*TARGETS, *_EIGHT_BITS)
+FLOATS = (*_LARGE, *_EIGHT_BITS)
+
+# Half-way between 448, the largest value, and what would be the next.
+_E4M3FN_ROUNDS_TO_MAX = 464
 
 # Elements of one step: the copies that a cast makes stay in the processor's cache, and memory stays small.
 _STEP = 1 << 18
@@ -57,7 +64,7 @@ class Tally:
     """What casting did to the values.
 
     Attributes:
-        overflowed: finite values that became infinite.
+        overflowed: values that became infinite, or the largest value where the type has no infinity.
         vanished: values other than zero that became zero.
     """
 
@@ -138,6 +145,9 @@ def _cast(elements: memoryview, source: str, target: str, tally: Tally) -> np.nd
         elif target == "float16":
             made = single.astype("<f2")
             as_single = made.astype("<f4")
+        elif target in _EIGHT_BITS:
+            made = _in_8_bits(single, target)
+            as_single = as_numbers(memoryview(made.tobytes()), target)
         else:
             bits = single.view("<u4")
             # Adding half of the last kept bit, less one where that bit is even, rounds to nearest even.
@@ -145,9 +155,33 @@ def _cast(elements: memoryview, source: str, target: str, tally: Tally) -> np.nd
             made[np.isnan(single)] = 0x7FC0
             as_single = (made.astype("<u4") << 16).view("<f4")
         if target != source:
-            tally.overflowed += int(np.count_nonzero(np.isinf(as_single)) - np.count_nonzero(np.isinf(values)))
+            if target == "float8_e4m3fn":
+                tally.overflowed += int(np.count_nonzero(np.abs(single) > _E4M3FN_ROUNDS_TO_MAX))
+            else:
+                tally.overflowed += int(np.count_nonzero(np.isinf(as_single)) - np.count_nonzero(np.isinf(values)))
             tally.vanished += int(np.count_nonzero(values) - np.count_nonzero(as_single))
     return made
+
+
+def _in_8_bits(single: np.ndarray[Any, Any], target: str) -> np.ndarray[Any, Any]:
+    """Return float32 values in one of the 8-bit types that are cast to."""
+    np = numpy_for("a cast")
+    _, mantissa_bits, bias = _EIGHT_BITS[target]
+    bits = single.view("<u4")
+    sign, size = (bits >> 24) & 0x80, bits & 0x7FFFFFFF
+    drop = 23 - mantissa_bits
+    # As for bfloat16, with the exponent counted from the new bias; what wraps around is too small and comes next.
+    rounded = size + ((size >> drop) & 1) + np.uint32((1 << (drop - 1)) - 1) - np.uint32((127 - bias) << 23)
+    made = rounded >> drop
+    # Below the smallest normal value, adding a number whose last bit is the smallest subnormal rounds to one of these.
+    anchor = np.array([2.0 ** (1 - bias - mantissa_bits + 23)], "<f4")
+    small = size < (128 - bias) << 23
+    made[small] = (size[small].view("<f4") + anchor).view("<u4") - anchor.view("<u4")
+    # 448, the value in front of NaN; or infinite.
+    largest = 0x7E if target == "float8_e4m3fn" else 0x7C
+    made[(made > largest) & ~small] = largest
+    made[size > 0x7F800000] = 0x7F
+    return (made | sign).astype("u1")  # type: ignore[no-any-return]  # NumPy came as Any
 
 
 def as_numbers(elements: memoryview, dtype: str) -> np.ndarray[Any, Any]:
@@ -246,7 +280,7 @@ def cast_tensors(tree: Value, target: str, bytes_of: Callable[[Storage], Bytes |
     """
     numpy_for(f"casting to {target}")
     report = CastReport()
-    spared = _spared(tree)
+    spared = spared_by_casts(tree)
     windows: dict[int, list[Tensor]] = {}
     whole: dict[int, bool] = {}
     for node in distinct_nodes(tree):
@@ -274,7 +308,7 @@ def cast_tensors(tree: Value, target: str, bytes_of: Callable[[Storage], Bytes |
     return report
 
 
-def _spared(tree: Value) -> set[int]:
+def spared_by_casts(tree: Value) -> set[int]:
     """Return the ids of tensors that must keep their type: scales of quantizers, and counters of steps."""
     spared: set[int] = set()
     for node in distinct_nodes(tree):

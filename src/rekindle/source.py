@@ -180,7 +180,8 @@ class Source:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed, and not `frozen`, for the reason of `rekindle.tensors.TensorEntry`.
+@dataclass(slots=True, unsafe_hash=True)
 class ByteRange:
     """A run of bytes in a source.
 
@@ -285,6 +286,9 @@ class MemorySource:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise _outside(self.path, offset, length, self.size)
         return BufferBytes(memoryview(self._data)[offset : offset + length])
+
+    def will_need(self, offsets: Sequence[int], length: int) -> None:
+        """Do nothing: all of it is there."""
 
 
 class NearReader:

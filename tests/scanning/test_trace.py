@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import attacks
 import pytest
 
+from rekindle.finding import Severity
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.scanning.content import Role, scan_content
 from rekindle.scanning.names import Level, judge
+from rekindle.scanning.programs import report_program
 from rekindle.scanning.report import Report, View
 from rekindle.scanning.trace import describe, trace
 from rekindle.source import MemorySource
@@ -136,3 +139,69 @@ def test_a_value_inside_itself_is_described_without_end():
     value: list = []
     value.append(value)
     assert describe(value) == "[[[[…]]]]"
+
+
+GETATTR = b"cbuiltins\ngetattr\n"
+RED = b"(cmodels\nColour\n" + attacks.text("RED") + b"tR"
+
+# What protocols below 4 write for nested classes, and Python 3.11 for enum members.
+PLAIN_LOOKUPS = {
+    "an enum member": GETATTR + RED,
+    "two by the memo": GETATTR + b"q\x00" + RED + b"h\x00" + RED.replace(b"RED", b"TAN") + b"\x86",
+    "a nested class that is called": GETATTR + RED + b")R",
+    "a class in a nested class": GETATTR + b"q\x00(h\x00" + RED + attacks.text("Inner") + b"tR",
+    "as Python 2 spells it": b"c__builtin__\ngetattr\n" + RED,
+}
+# The same function for anything else, or kept for later.
+OTHER_LOOKUPS = {
+    "of a value": GETATTR + b"(" + attacks.text("abc") + attacks.text("format") + b"tR",
+    "with a default": GETATTR + RED.replace(b"tR", b"NtR"),
+    "kept in a tuple": GETATTR + b"q\x00" + RED + b"h\x00\x86",
+    "taken from a persistent id": b"(" + attacks.text("module") + GETATTR + b"tQ" + RED,
+    "popped": GETATTR + b"0" + RED.replace(b"tR", b"t"),
+    "given a state": GETATTR + b"q\x00" + RED + b"h\x00}b\x86",
+    "a name made by a call": GETATTR + b"(cmodels\nColour\ncmodels\nname\n)RtR",
+    "a name with dots": GETATTR + RED.replace(attacks.text("RED"), attacks.text("a.b")),
+    "of a dangerous module": GETATTR + b"(ctorch\nserialization\n" + attacks.text("os") + b"tR",
+    "of dangerous names": GETATTR + RED.replace(attacks.text("RED"), attacks.text("__globals__")),
+    "step by step to a command": GETATTR + b"q\x00(h\x00(ctorch\nserialization\n" + attacks.text("os") + b"tR"
+    + attacks.text("system") + b"tR",
+}  # fmt: skip
+
+
+def reported(program: bytes) -> Report:
+    report = Report(DEFAULT_LIMITS)
+    view = View(MemorySource(program, "x"))
+    report_program(trace(program, 0, DEFAULT_LIMITS), view, 0, report)
+    return report
+
+
+@pytest.mark.parametrize("name", PLAIN_LOOKUPS)
+def test_a_plain_lookup_is_the_dotted_name_that_it_means(name):
+    program = b"\x80\x02" + PLAIN_LOOKUPS[name] + b"."
+    found = trace(program, 0, DEFAULT_LIMITS)
+    assert found.lookups == found.looked_up > 0
+    assert ("models", "Colour.RED") in [(named.module, named.name) for named in found.names]
+    assert {finding.code for finding in reported(program).findings} == {"RK-SCAN-02"}
+
+
+@pytest.mark.parametrize("name", OTHER_LOOKUPS)
+def test_any_other_lookup_stays_a_danger(name):
+    findings = reported(b"\x80\x02" + OTHER_LOOKUPS[name] + b".").findings
+    assert "RK-SCAN-01" in {finding.code for finding in findings}
+
+
+def test_enum_members_and_nested_classes_of_real_pickles_are_unknown_and_not_dangerous():
+    class Inner:
+        pass
+
+    Inner.__qualname__, Inner.__module__ = "Outer.Inner", __name__
+    globals()["Outer"] = type("Outer", (), {"Inner": Inner})
+    try:
+        program = pickle.dumps(Inner(), 2)
+    finally:
+        del globals()["Outer"]
+    assert b"getattr" in program  # that is how CPython writes it below protocol 4
+    assert {finding.code for finding in reported(program).findings if finding.severity is not Severity.NOTE} == {
+        "RK-SCAN-02"
+    }

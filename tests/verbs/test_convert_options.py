@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from zoo import quiet
 
+import rekindle as rk
 from rekindle.errors import CannotWrite, LimitExceeded, UnreadableFile
 from rekindle.save import save
 from rekindle.verbs.convert import convert
@@ -548,3 +549,87 @@ def test_an_object_of_hundreds_of_levels_is_changed_or_refused_in_words(tmp_path
             assert len(convert(tmp_path / "a.pth", tmp_path / "b.safetensors", force=True, **wish).written) == 1
         except LimitExceeded:
             assert depth == 490
+
+
+def test_files_of_an_older_cut_go_when_the_new_index_is_in_place(tmp_path):
+    torch.save({f"w{number}": torch.full((100,), float(number)) for number in range(6)}, tmp_path / "a.pth")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    convert(tmp_path / "a.pth", out, shard=500)
+    assert len(list(out.glob("*-of-00006.safetensors"))) == 6
+    (out / "model-00001-of-00009.safetensors").write_bytes(b"mine")  # no index lists it
+    done = convert(tmp_path / "a.pth", out, shard=900, force=True)
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [
+        "config.json", "model-00001-of-00003.safetensors", "model-00001-of-00009.safetensors",
+        "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors", "model.safetensors.index.json",
+    ]  # fmt: skip
+    (said,) = [finding for finding in done.findings if finding.code == "RK-CONV-17"]
+    assert said.what.startswith("6 files of the model that was here before are removed: model-00001-of-00006.")
+    assert all(torch.equal(value, torch.full((100,), float(key[1:]))) for key, value in rk.load(out).items())
+
+
+def test_an_older_index_is_named_where_the_new_model_is_one_file(tmp_path):
+    torch.save({f"w{number}": torch.ones(100) for number in range(3)}, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "model.safetensors", shard=500)
+    done = convert(tmp_path / "a.pth", tmp_path / "model.safetensors", shard="1GB", force=True)
+    (said,) = [finding for finding in done.findings if finding.code == "RK-CONV-17"]
+    assert "3 files that it lists are still there" in said.what
+    assert len(list(tmp_path.glob("model-*"))) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.pth", "config.json", "/etc/hostname", "model-00001-of-00002.safetensors/../a.pth", 3, None]
+)
+def test_an_index_cannot_have_other_files_removed(tmp_path, name):
+    import json
+
+    torch.save({f"w{number}": torch.ones(100) for number in range(3)}, tmp_path / "a.pth")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    convert(tmp_path / "a.pth", out, shard=500, force=True)
+    assert (tmp_path / "a.pth").exists()
+    assert (out / "config.json").exists()
+
+
+def test_a_cut_in_place_reads_its_own_files_to_the_end(tmp_path):
+    torch.save({f"w{number}": torch.full((100,), float(number)) for number in range(6)}, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "out.safetensors", shard=500)
+    index = tmp_path / "out.safetensors.index.json"
+    convert(index, tmp_path / "out.safetensors", shard=900, force=True)
+    found = rk.load(index)
+    assert {key: value[0].item() for key, value in found.items()} == {f"w{index}": float(index) for index in range(6)}
+    assert len(list(tmp_path.glob("out-*"))) == 3
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "old"])
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_bytes_that_the_disk_did_not_keep_are_noticed_before_the_rename(tmp_path, monkeypatch, suffix, dtype):
+    from rekindle.verbs.convert import _Job
+
+    torch.save({"w": torch.arange(1000.0), "v": torch.ones(10)}, tmp_path / "a.pth")
+    target = tmp_path / ("b.pth" if suffix == "old" else f"b.{suffix}")
+    words = {"to": "torch-stream"} if suffix == "old" else {}
+    whole = convert(tmp_path / "a.pth", target, dtype=dtype, **words)
+    good = target.read_bytes()
+    place = 2_000 if dtype is None else 1_500  # inside w, in every container
+    real = _Job.check
+
+    def turned(job, path):
+        with open(path, "r+b") as file:
+            file.seek(place)
+            byte = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte[0] ^ 1]))
+        real(job, path)
+
+    monkeypatch.setattr(_Job, "check", turned)
+    with pytest.raises(UnreadableFile, match="the bytes of w are not those of the source"):
+        convert(tmp_path / "a.pth", target, dtype=dtype, force=True, **words)
+    assert target.read_bytes() == good
+    assert whole.verified
+    convert(tmp_path / "a.pth", target, dtype=dtype, force=True, verify=False, **words)  # nobody looks
+    assert target.read_bytes() != good

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import attacks
 import pytest
 import torch
 import zoo
 
 import rekindle
+from rekindle.finding import Severity
 from rekindle.formats import open_path
+from rekindle.verbs.doctor import doctor
 from rekindle.verbs.inspect import inspect
+from rekindle.verbs.scan import find_dangers
 
 
 def test_a_checkpoint_is_listed_with_its_values(tmp_path: Path):
@@ -121,11 +127,63 @@ def test_a_file_that_would_run_a_command_is_a_danger_with_the_way_to_scan_it(tmp
         torch.save(value, path, _use_new_zipfile_serialization=kind == "zip")
     first = inspect(path).findings[0]
     assert (first.code, first.severity.value) == ("RK-SCAN-01", "danger")
-    assert "would import posix.system, " in first.what
-    assert "eval" in first.what
-    assert first.why == "posix.system: it runs commands of the operating system"
+    assert first.what == "imports posix.system and calls it: posix.system('true')"
+    assert any("eval" in finding.what for finding in inspect(path).findings[1:])
+    assert first.why == "it runs commands of the operating system"
     assert f"rekindle scan {path} " in first.do
     assert cli("inspect", str(path)).returncode == 1
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def with_danger(source: Path, target: Path, member: str) -> Path:
+    """A copy of an archive in which one member would run a command."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, attacks.evil() if name.endswith(member) else old.read(name))
+    return target
+
+
+def dangerous_files(folder: Path) -> dict[str, Path]:
+    """Files and folders of containers whose readers keep no names, each with a dangerous program somewhere."""
+    found = {
+        "TorchScript": with_danger(GOLDEN / "torchscript/scripted.pt", folder / "script.pt", "/data.pkl"),
+        "constants of TorchScript": with_danger(GOLDEN / "torchscript/scripted.pt", folder / "c.pt", "constants.pkl"),
+        "torch.package": with_danger(GOLDEN / "torch_package/package.pt", folder / "package.pt", "module.pkl"),
+        "torch.export": with_danger(GOLDEN / "torch_export/program.pt2", folder / "p.pt2", "sample_inputs/model.pt"),
+        "a stream in a pickle": folder / "nested.pt",
+        "a checkpoint folder": folder / "distcp",
+        "a folder of DeepSpeed": folder / "zero1",
+    }
+    inner = attacks.stream(attacks.evil())
+    call = attacks.reduce_of("torch.storage", "_load_from_bytes", b"B" + len(inner).to_bytes(4, "little") + inner)
+    found["a stream in a pickle"].write_bytes(attacks.torch_zip(call))
+    shutil.copytree(GOLDEN / "distcp/sharded", folder / "distcp")
+    (folder / "distcp/.metadata").write_bytes(attacks.evil())
+    shutil.copytree(GOLDEN / "deepspeed/zero1", folder / "zero1")
+    part = min((folder / "zero1").rglob("*.pt"))
+    with_danger(part, folder / "x", "data.pkl").replace(part)
+    return found
+
+
+def test_inspect_and_doctor_give_the_danger_that_scan_gives_in_every_container(tmp_path: Path):
+    for name, path in dangerous_files(tmp_path).items():
+        wanted = [finding for finding in find_dangers(str(path)) if finding.severity is Severity.DANGER]
+        assert wanted, name
+        assert "os.system" in wanted[0].what or "posix.system" in wanted[0].what, name
+        for findings in (inspect(path).findings, doctor(path).findings):
+            shown = [finding for finding in findings if finding.severity is Severity.DANGER]
+            assert [(found.what, found.where) for found in shown] == [(one.what, one.where) for one in wanted], name
+
+
+def test_whole_files_of_these_containers_alarm_nobody():
+    for path in (
+        *("torchscript/scripted.pt", "torch_package/package.pt", "torch_export/program.pt2", "torch_tar/views.tar"),
+        *("distcp/sharded", "deepspeed/zero3"),
+    ):
+        assert find_dangers(str(GOLDEN / path)) == []
+        assert not any(finding.severity is Severity.DANGER for finding in inspect(GOLDEN / path).findings)
 
 
 def test_an_ordinary_checkpoint_neither_alarms_nor_costs_the_table_of_names(tmp_path: Path):

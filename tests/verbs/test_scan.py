@@ -109,7 +109,7 @@ def refused() -> dict[str, object]:
         "path": Path("/somewhere"),
         "defaultdict": collections.defaultdict(list, a=[1]),
         "deque": collections.deque([1]),
-        "function": torch.relu,  # torch pickles it as getattr(...)
+        "function": torch.relu,  # torch pickles it as getattr(module.class, "relu")
         "builtin": len,
         "class": Mine,
         "frozenset": frozenset({1}),
@@ -132,7 +132,7 @@ def test_what_torch_refuses_to_load_is_never_clean(tmp_path, name, container):
         torch.load(path, weights_only=True)
     found = scan(path)
     assert found.verdict in {"notice", "dangerous"}
-    expected = "dangerous" if name in {"danger", "evaluation", "call", "function"} else "notice"
+    expected = "dangerous" if name in {"danger", "evaluation", "call"} else "notice"
     assert found.verdict == expected, found
 
 
@@ -145,6 +145,7 @@ PROGRAMS = {
     "call of a result": b"\x80\x02ctorch\nSize\n(K\x02tR)R.",
     "call of a list": b"\x80\x02]K\x01\x85R.",
     "codec by name": b"\x80\x02c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
+    "codec of a bytearray": b"\x80\x02cbuiltins\nbytearray\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
     "extension": b"\x80\x02\x82\x01.",
 }
 
@@ -288,3 +289,25 @@ def test_an_array_from_numpy_is_clean_and_one_of_objects_is_not(tmp_path):
     assert scan(tmp_path / "numbers.npz").verdict == "clean"
     assert scan(tmp_path / "names.npy").verdict == "clean"
     assert scan(tmp_path / "objects.npz").verdict == "notice"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "opcode"), [(0, "DICT"), (1, None), (2, None), (3, None), (4, "FRAME"), (5, "FRAME")]
+)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_opcodes_that_torch_refuses_are_said_of_a_clean_file(tmp_path, protocol, opcode):
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.ones(3), "epoch": 3}, path, pickle_protocol=protocol)
+    found = scan(path)
+    assert found.verdict == "clean"
+    try:
+        torch.load(path, weights_only=True)
+        refused = False
+    except pickle.UnpicklingError:
+        refused = True
+    assert [finding.code for finding in found.findings] == ["RK-SCAN-22"] * refused
+    if refused:
+        (said,) = found.findings
+        assert said.severity is Severity.NOTE
+        assert said.what.startswith("torch.load(weights_only=True) stops at the opcode ")
+        assert opcode is None or said.what.endswith(opcode)

@@ -18,51 +18,12 @@ from typing import NoReturn, TypeAlias
 from rekindle.checks._programs import Program
 from rekindle.errors import UnreadableFile
 from rekindle.limits import Limits
-from rekindle.scanning.names import HARMLESS
+from rekindle.scanning.names import HARMLESS, OPERANDS
 from rekindle.unpickling.opcodes import OPCODES
 from rekindle.unpickling.program import Op, read_ops
 
 __all__ = ["OPERANDS", "Verdict", "allowed_globals", "judge_programs", "modern_name"]
 
-# The opcodes that torch's machine knows; every other one ends in `Unsupported operand` and its number.
-OPERANDS = frozenset(
-    [
-        "GLOBAL",
-        "NEWOBJ",
-        "REDUCE",
-        "BUILD",
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-        "MARK",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "NONE",
-        "NEWFALSE",
-        "NEWTRUE",
-        "EMPTY_TUPLE",
-        "EMPTY_LIST",
-        "EMPTY_DICT",
-        "EMPTY_SET",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "BINFLOAT",
-        "BINUNICODE",
-        "SHORT_BINSTRING",
-        "BINPERSID",
-        "BINGET",
-        "LONG_BINGET",
-        "BINPUT",
-        "LONG_BINPUT",
-        "LONG1",
-        "PROTO",
-        "STOP",
-    ]
-)
 _NUMBERS = {opcode.name: opcode.code for opcode in OPCODES}
 
 # Modules that torch refuses even when a user allows something of them.

@@ -20,9 +20,16 @@ _SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("source", metavar="SRC", help="a checkpoint file, or a run or snapshot folder")
+    parser.add_argument("source", metavar="SRC", nargs="?", help="a checkpoint file, or a run or snapshot folder")
     parser.add_argument(
-        "target", metavar="DST", help="the new file; .pth, .pt, .bin, .ckpt and .safetensors name the container"
+        "target",
+        metavar="DST",
+        nargs="?",
+        help="the new file; .pth, .pt, .bin, .ckpt and .safetensors name the container",
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="the same as DST")
+    parser.add_argument(
+        "--average", metavar="FILE", nargs="+", help="write the mean of these checkpoints of one model to OUT"
     )
     parser.add_argument(
         "--to",
@@ -46,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, metavar=name, action="append", default=[], help=words)
     parser.add_argument("--add", metavar="PREFIX", default="", help="put this prefix in front of all keys")
     parser.add_argument(
-        "--dtype", metavar="TYPE", help="float64, float32, float16 or bfloat16 for floating-point tensors (needs NumPy)"
+        "--dtype",
+        metavar="TYPE",
+        help="float64, float32, float16, bfloat16, float8_e4m3fn or float8_e5m2 of floating-point tensors; needs NumPy",
     )
     parser.add_argument(
         "--data-only", action="store_true", help="turn objects of any class into the plain data that they hold"
@@ -67,10 +76,20 @@ def run(args: argparse.Namespace) -> int:
 
     if args.legacy and args.to not in {None, "torch-stream"}:
         raise CannotWrite(f"--legacy and --to {args.to} name two containers", do="leave out one of them")
+    to = "torch-stream" if args.legacy else args.to
+    if args.average is not None:
+        done = _average(args, to)
+        return _told(args, done)
+    target = args.output if args.target is None else args.target
+    if args.source is None or target is None or (args.output is not None and args.target is not None):
+        raise CannotWrite(
+            "convert needs one file to read and one to write",
+            do=f"rekindle convert {args.source or 'SRC'} {target or 'DST'}",
+        )
     done = convert(
         args.source,
-        args.target,
-        to="torch-stream" if args.legacy else args.to,
+        target,
+        to=to,
         part=args.part,
         everything=args.all,
         only=args.only,
@@ -88,6 +107,40 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         progress=progress_line(megabytes_a_second),
     )
+    return _told(args, done)
+
+
+def _average(args: argparse.Namespace, to: str | None) -> Conversion:
+    from rekindle.errors import CannotWrite
+    from rekindle.verbs.average import average_files
+
+    if args.output is None or args.source is not None:
+        raise CannotWrite(
+            "--average takes all files to read, and -o the one to write",
+            do=f"rekindle convert --average {' '.join(args.average)} -o MEAN.pth",
+        )
+    unused = ("only", "drop", "strip", "rename", "add", "data_only", "untie", "slim", "values")
+    asked = [f"--{name.replace('_', '-')}" for name in unused if getattr(args, name)]
+    if asked:
+        raise CannotWrite(
+            f"{asked[0]} does not go together with --average",
+            do=f"average first, then: rekindle convert {args.output} OUT {asked[0]} ...",
+        )
+    return average_files(
+        args.average,
+        args.output,
+        to=to,
+        part=args.part,
+        everything=args.all,
+        dtype=args.dtype,
+        shard=args.shard,
+        verify=not args.no_verify,
+        force=args.force,
+        progress=progress_line(megabytes_a_second),
+    )
+
+
+def _told(args: argparse.Namespace, done: Conversion) -> int:
     if args.json:
         from rekindle.render import to_json
 

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--like", metavar="OTHER", help="another file of the same model: names and shapes, where those of FILE are lost"
     )
+    parser.add_argument(
+        "--keep-damaged", action="store_true", help="also write tensors whose checksum is wrong, and say in OUT which"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -39,7 +42,14 @@ def run(args: argparse.Namespace) -> int:
     from rekindle.verbs.salvage import salvage
 
     progress = progress_line(lambda _, done: f"{done / 1e6:,.0f} MB written")
-    done = salvage(args.source, args.output, like=args.like, force=args.force, progress=progress)
+    done = salvage(
+        args.source,
+        args.output,
+        like=args.like,
+        keep_damaged=args.keep_damaged,
+        force=args.force,
+        progress=progress,
+    )
     if progress is not None:
         progress.clear()
     if args.json:
@@ -62,7 +72,14 @@ def _as_json(done: Salvage) -> dict[str, object]:
         "bytes": done.size_bytes,
         "described": done.described,
         "written": [
-            {"key": row.key, "dtype": row.dtype, "shape": list(row.shape), "proven": row.proven} for row in done.written
+            {
+                "key": row.key,
+                "dtype": row.dtype,
+                "shape": list(row.shape),
+                "proven": row.proven,
+                **({"damaged": row.damaged} if row.damaged else {}),
+            }
+            for row in done.written
         ],
         "lost": [{"key": loss.key, "why": loss.why, "tensor": loss.is_tensor} for loss in done.lost],
         "proven": sum(row.proven for row in done.written),
@@ -78,12 +95,16 @@ def _print(done: Salvage) -> None:
     proven = sum(row.proven for row in done.written)
     tensors = [loss for loss in done.lost if loss.is_tensor]
     values = [loss for loss in done.lost if not loss.is_tensor]
+    damaged = sum(bool(row.damaged) for row in done.written)
+    whole = len(done.written) - damaged
     print(
-        f"{escape(done.target, 400)}: {len(done.written):,} of {len(done.written) + len(tensors):,} tensors are whole, "
+        f"{escape(done.target, 400)}: {whole:,} of {len(done.written) + len(tensors):,} tensors are whole, "
         f"{human_bytes(done.size_bytes)}"
     )
     print(f"  proven by a checksum  {proven:,}")
-    print(f"  whole, not provable   {len(done.written) - proven:,}")
+    print(f"  whole, not provable   {whole - proven:,}")
+    if damaged:
+        print(f"  damaged, kept         {damaged:,}")
     print(f"  lost                  {len(tensors):,}")
     _print_lost("lost", tensors)
     _print_lost("left out", values)

@@ -117,10 +117,13 @@ def _print(scans: list[Scan]) -> None:
 def _print_end(scans: list[Scan], paint: Paint) -> None:
     files = [row for one in scans for row in _rows(one) if row.format != "folder"]
     if files and all(row.verdict == "clean" for row in files):
+        refused = sum(any(finding.code == "RK-SCAN-22" for finding in row.findings) for row in files)
         print()
         print(
             paint.dim(
                 "clean: followed to the last byte; nothing is imported but what torch.load(weights_only=True) takes"
+                + (f"; of {refused:,} of them it refuses the opcodes" if refused and len(files) > 1 else "")
+                + (", which refuses its opcodes" if refused and len(files) == 1 else "")
             )
         )
 

@@ -26,11 +26,13 @@ class Fate:
 
     Attributes:
         proven: whether a checksum agrees; False for a storage without bytes.
-        why: the reason why it has none; empty where it has.
+        why: the reason why it has none, or what speaks against those it has; empty where nothing does.
+        damaged: whether it keeps bytes that a checksum speaks against, because that was asked for.
     """
 
     proven: bool
     why: str = ""
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

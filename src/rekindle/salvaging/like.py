@@ -116,7 +116,8 @@ _Matched = list[tuple[Storage, list[TensorEntry]]]
 def _by_order(mine: Sequence[Storage], theirs: Sequence[list[TensorEntry]]) -> _Matched:
     by_id = {group[0].storage.id: group for group in theirs}
     numbered = {str(index): group for index, group in enumerate(theirs)}
-    for names in (by_id, numbered):
+    in_program = {name.removeprefix("data/"): group for name, group in by_id.items() if name.startswith("data/")}
+    for names in (by_id, in_program, numbered):
         matched = [(storage, names[storage.id]) for storage in mine if storage.id in names]
         if len(matched) == len(mine) and all(s.size_bytes == g[0].storage.size_bytes for s, g in matched):
             return matched

@@ -55,8 +55,13 @@ _FREE_READS = 64 * 1024**2
 _TRIES = 4
 
 
-def explore(source: Source, limits: Limits) -> Wreck | None:
+def explore(source: Source, limits: Limits, *, keep_damaged: bool = False) -> Wreck | None:
     """Return what is left of an archive, or of several one after another; None where no header of one is found.
+
+    Args:
+        source: the file.
+        limits: what reading may cost.
+        keep_damaged: leave a storage the bytes that its checksum speaks against, and say so in its fate.
 
     Raises:
         LimitExceeded: reading on would need more than `limits` allows.
@@ -70,7 +75,7 @@ def explore(source: Source, limits: Limits) -> Wreck | None:
     values: list[tuple[Value, Value]] = []
     start, upcoming = 0, starts
     while True:
-        part = _Archive(source, headers, start, limits, wreck, budget)
+        part = _Archive(source, headers, start, limits, wreck, budget, keep_damaged=keep_damaged)
         following = part.following(upcoming)
         part.bound(following.offset if following is not None else source.size)
         single = start == 0 and following is None
@@ -172,6 +177,7 @@ class _Archive:
         limits: caps.
         wreck: where results go.
         budget: for checksums.
+        keep_damaged: whether bytes stay that a checksum speaks against.
         end: the byte behind it.
     """
 
@@ -181,6 +187,7 @@ class _Archive:
     limits: Limits
     wreck: Wreck
     budget: _Budget
+    keep_damaged: bool = False
     end: int = 0
     root: str = ""
     locals: list[Local] = field(default_factory=list)
@@ -454,6 +461,7 @@ class _Archive:
             places.append(walked)
         why = ""
         unproven: tuple[Bytes, Fate] | None = None
+        damaged: tuple[Bytes, Fate] | None = None
         for place in sorted(places, key=lambda place: place.size != size):
             if place.size < size:
                 why = why or f"its record has {place.size:,} bytes, it needs {size:,}"
@@ -464,8 +472,12 @@ class _Archive:
             if data is not None and unproven is None:
                 unproven = data, Fate(proven=False)
             why = why or fate.why
+            if fate.damaged and damaged is None and not place.method:
+                damaged = ByteRange(self.source, place.data_at, place.packed), fate
         if unproven is not None:
             return _first_bytes(unproven[0], size), unproven[1]
+        if damaged is not None and self.keep_damaged:
+            return _first_bytes(damaged[0], size), damaged[1]
         if not why:
             why = "the file ends before it" if self.ends_early() else "its record is not found"
         return None, Fate(proven=False, why=why)
@@ -597,6 +609,8 @@ class _Archive:
                 if not place.size:
                     break
                 data, fate = self.content(place)
+                if data is None and fate.damaged and self.keep_damaged and not place.method:
+                    data = ByteRange(self.source, place.data_at, place.packed)
                 if data is None:
                     self.wreck.gone.append(Gone(f"{prefix}storage_{key}", fate.why))
                     break
@@ -697,9 +711,8 @@ class _Archive:
         if crc in promised:
             return data, Fate(proven=True)
         if promised:
-            return None, Fate(
-                proven=False, why=f"its bytes were changed: CRC-32 {crc:08x}, written as {promised[0]:08x}"
-            )
+            why = f"its bytes were changed: CRC-32 {crc:08x}, written as {promised[0]:08x}"
+            return None, Fate(proven=False, why=why, damaged=True)
         if not place.seen:
             return None, Fate(proven=False, why="its header is gone, and no checksum shows where its bytes are")
         cut = len(tail) < 16 and tail[: min(len(tail), 4)] == _DESCRIPTOR[: len(tail)]

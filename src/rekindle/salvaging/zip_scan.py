@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
+from zlib import crc32
 
 from rekindle.errors import LimitExceeded
 from rekindle.limits import Limits
-from rekindle.source import CHUNK_BYTES, Source
+from rekindle.source import CHUNK_BYTES, ByteRange, Source
 
-__all__ = ["Central", "Headers", "Local", "find_headers"]
+__all__ = ["Central", "Headers", "Local", "checksums_of", "find_headers"]
 
 _LOCAL, _CENTRAL, _DESCRIPTOR, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08", b"PK\x05\x06"
 _END_BYTES = 22
@@ -121,6 +122,17 @@ def find_headers(source: Source, limits: Limits) -> Headers:
                 do="raise Limits.members if you trust this file",
             )
     return Headers(tuple(locals_), tuple(centrals), tuple(descriptors), frozenset(ends))
+
+
+def checksums_of(data: ByteRange) -> tuple[int, int | None]:
+    """Return the CRC-32 of a record's bytes, and the one that its descriptor says; None where none follows it."""
+    crc = 0
+    for chunk in data.chunks():
+        crc = crc32(chunk, crc)
+    end = data.offset + data.size
+    tail = data.source.read(end, min(8, data.source.size - end))
+    told = tail[:4] == _DESCRIPTOR and len(tail) == 8
+    return crc, int.from_bytes(tail[4:8], "little") or None if told else None
 
 
 def _signatures(source: Source) -> Iterator[tuple[bytes, int]]:

@@ -165,31 +165,27 @@ def _scan_one(view: View, end: End, report: Report, start: int) -> str:
             )
     seen: set[tuple[int, int, int, int, bool]] = set()
     kind = _kind({entry.name for entry in entries})
+    called: dict[str, None] = {}
     for entry in entries:
         raw = kind != "zip" and _RAW_NAME.search(entry.name) is not None
+        script = kind == "torchscript" and _is_script(entry.name)
         region = (entry.data_at, entry.packed, entry.method, entry.local_method, raw)
-        if entry.data_at < 0 or not entry.packed or region in seen:
+        if entry.data_at < 0 or not entry.packed or region in seen or (raw and not report.storages):
             continue
         seen.add(region)
         try:
             for reading in _readings(entry, view, report):
-                scan_content(reading, report, Role.RAW if raw else Role.MEMBER)
+                scan_content(reading, report, Role.RAW if raw else Role.CODE if script else Role.MEMBER)
                 if entry.name.endswith(".json"):
                     _look_at_graph(reading, report)
+                elif script or (kind == "torchscript" and entry.name.endswith("bytecode.pkl")):
+                    _look_at_script(reading, report, called, is_code=script)
         except UnreadableFile as error:  # what is wrong with one member hides no other
             place = Where(member=_way(view, entry.name), offset=0)
             report.unreadable("RK-SCAN-11", "unreadable-member", f"{entry.name}: {error.what}", place, error.why)
     _scan_gaps(view, covered, end, report)
     if kind == "torchscript":
-        code = {entry.name for entry in entries if "/code/" in f"/{entry.name}" and entry.name.endswith(".py")}
-        report.add(
-            "RK-SCAN-14",
-            "torchscript-code",
-            Severity.WARNING,
-            f"TorchScript: {len(code):,} files of code that run when the model is called",
-            view.where(),
-            why="the language has no imports, but its operators can read and write files",
-        )
+        _report_script(sum(_is_script(entry.name) for entry in entries), list(called), view, report)
     return kind
 
 
@@ -523,3 +519,59 @@ def _look_at_graph(view: View, report: Report) -> None:
             "a weight is marked use_pickle: torch unpickles it without any check", view.where(),
             why="its own program was looked at like every other member",
         )  # fmt: skip
+
+
+# ---- TorchScript
+
+
+def _is_script(name: str) -> bool:
+    return "/code/" in f"/{name}" and name.endswith(".py")
+
+
+def _look_at_script(view: View, report: Report, called: dict[str, None], *, is_code: bool) -> None:
+    """Look for operators that reach beyond tensors, in code or in the bytecode of a mobile archive."""
+    from rekindle.scanning.torchscript import mobile_operators, read_code  # noqa: PLC0415 - one kind of archive only
+
+    if view.size > _JSON_BYTES:
+        report.unreadable(
+            "RK-SCAN-10", "limit-reached", f"{view.size:,} bytes of code; not looked at", view.where(),
+            "looking is bounded",
+        )  # fmt: skip
+        return
+    source = view.data.read(0, view.size)
+    if is_code:
+        code = read_code(source)
+        reaches = code.reaches
+        called.update(dict.fromkeys((*code.custom, *code.operators)))
+        if code.hidden is not None:
+            report.add(
+                "RK-SCAN-06", "odd-call", Severity.WARNING, "code that hides which operator it calls",
+                view.where(code.hidden),
+                why="`torch` and `ops` stand there without the name of an operator, or are the name of something else",
+            )  # fmt: skip
+    else:
+        reaches = tuple(mobile_operators(source))
+    for reach in reaches:
+        report.add(
+            "RK-SCAN-21", "script-reaches-out", Severity.DANGER, f"the model calls {reach.name}: {reach.text}",
+            view.where(reach.offset), why=reach.reason, do="do not call this model",
+        )  # fmt: skip
+
+
+_SHOWN_OPERATORS = 8
+
+
+def _report_script(files: int, called: list[str], view: View, report: Report) -> None:
+    """Say that there is code, and what it calls, operators of other libraries first."""
+    shown = ", ".join(name[:100] for name in called[:_SHOWN_OPERATORS])
+    more = len(called) - _SHOWN_OPERATORS
+    calls = f"; it calls {shown}" + (f" and {more:,} more operators" if more > 0 else "") if called else ""
+    report.add(
+        "RK-SCAN-14",
+        "torchscript-code",
+        Severity.WARNING,
+        f"TorchScript: {files:,} file{'' if files == 1 else 's'} of code that runs when the model is called{calls}",
+        view.where(),
+        why="the language has no imports; those of its operators that are known to use files or the network were "
+        "looked for",
+    )

@@ -24,6 +24,7 @@ class Role(Enum):
 
     FILE = "file"  # given by name, or found in a folder
     MEMBER = "member"  # of an archive
+    CODE = "code"  # of a TorchScript archive, which has a reader of its own for it
     RAW = "raw"  # the storage of a tensor, where any bytes may be
     REST = "rest"  # bytes where no format has any: before, between and after
 
@@ -177,6 +178,8 @@ def _scan_rest(view: View, at: int, report: Report) -> None:
 def _scan_other(view: View, head: bytes, report: Report, role: Role) -> str:
     from rekindle.scanning.others import report_other  # noqa: PLC0415 - rare
 
+    if role is Role.CODE:
+        return "text"
     return report_other(view, head, report, is_file=role is Role.FILE)
 
 

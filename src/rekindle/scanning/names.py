@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from rekindle.tensors import DTYPE_OF_STORAGE
 
-__all__ = ["BUILDABLE", "CHECKPOINT_NAMES", "HARMLESS", "Judgement", "Level", "judge", "spellings"]
+__all__ = ["BUILDABLE", "CHECKPOINT_NAMES", "HARMLESS", "OPERANDS", "Judgement", "Level", "judge", "spellings"]
 
 
 class Level(Enum):
@@ -111,6 +111,14 @@ BUILDABLE: frozenset[tuple[str, str]] = frozenset(
     pair
     for pair, reason in HARMLESS.items()
     if reason in {_REBUILDS, _OLD_TENSOR} or pair[1] in {"OrderedDict", "Parameter", "_rebuild_from_type_v2"}
+)
+
+# The opcodes that the machine behind torch.load(weights_only=True) knows; every other one ends in
+# `Unsupported operand` and its number.
+OPERANDS = _words(
+    "GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE NEWTRUE "
+    "EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINSTRING BINPERSID "
+    "BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP"
 )
 
 # ---- dangerous

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rekindle.finding import Severity
-from rekindle.scanning.names import Judgement, Level, judge
+from rekindle.scanning.names import Judgement, Level, judge, spellings
 from rekindle.scanning.report import Report, View
 from rekindle.scanning.trace import Trace, describe, trace
 from rekindle.source import MemorySource
@@ -18,6 +18,8 @@ from rekindle.tree import Global, Record
 __all__ = ["Programs", "follow", "follow_all", "is_plausible", "report_program"]
 
 _FIRST_WINDOW = 64 * 1024
+_LAST_WINDOW = 16 * 1024**2
+_CONVERT = "write the same content anew: rekindle convert FILE OUT; as it is, loading needs weights_only=False"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ def follow(view: View, at: int, report: Report) -> Trace:
         if length == report.limits.pickle_bytes:
             found.limit, found.problem = "pickle_bytes", f"more than {length:,} bytes"
             return found
-        window *= 8
+        # It is followed from its start again: where all that is left is a few megabytes, they are taken at once.
+        window = rest if rest <= _LAST_WINDOW else window * 8
 
 
 def is_plausible(found: Trace, head: bytes) -> bool:
@@ -118,9 +121,19 @@ def report_program(found: Trace, view: View, at: int, report: Report, *, checkpo
     for name in found.names:
         names.setdefault((name.module, name.name), []).append(name)
     for pair, asked in names.items():
+        if found.lookups and found.lookups == found.looked_up and ("builtins", "getattr") in spellings(*pair):
+            continue  # it was used for nothing but names with dots, which are judged by themselves
         judged = judge(*pair, checkpoint=checkpoint)
         if judged.level is not Level.HARMLESS:
             _report_name(pair, judged, asked, calls.get(pair, []), view, at, report)
+    if found.refused is not None and not checkpoint and view.depth <= 1:
+        opcode, offset = found.refused
+        report.add(
+            "RK-SCAN-22", "refused-opcode", Severity.NOTE,
+            f"torch.load(weights_only=True) stops at the opcode {opcode}", view.where(at + offset),
+            why="it knows the opcodes of pickle protocol 2 only; what the program does was followed all the same",
+            do=_CONVERT,
+        )  # fmt: skip
     for odd in found.odd:
         code, title, severity, why = _ODD[odd.kind]
         report.add(code, title, severity, odd.text, view.where(at + odd.offset), why=why)

@@ -101,6 +101,7 @@ class Report:
 
     Attributes:
         limits: what looking may cost.
+        storages: whether the bytes of tensors are looked at too; no loader runs them.
         findings: in the order found.
         left_out: findings over the thousand that are kept.
         inflate_left: bytes that may still be unpacked.
@@ -108,6 +109,7 @@ class Report:
     """
 
     limits: Limits
+    storages: bool = True
     findings: list[Finding] = field(default_factory=list)
     left_out: int = 0
     inflate_left: int = 0

@@ -19,7 +19,7 @@ from struct import error as StructError  # noqa: N812 - the module calls it `err
 from typing import cast
 
 from rekindle.limits import Limits
-from rekindle.scanning.names import BUILDABLE, HARMLESS, spellings
+from rekindle.scanning.names import BUILDABLE, HARMLESS, OPERANDS, spellings
 from rekindle.tree import Global, Map, Record, SetOf, Value
 from rekindle.unpickling.opcodes import BY_CODE
 from rekindle.unpickling.program import Malformed, unescape
@@ -67,6 +67,11 @@ class Trace:
         ran_out: whether it ends since its bytes end.
         limit: the field of `Limits` that stopped it; empty where none did.
         opcodes: how many were followed.
+        lookups: how often ``builtins.getattr`` was put on the stack.
+        looked_up: how often it was then called for an attribute of a global, by a name: what protocols below 4 write
+            for nested classes, and Python 3.11 for enum members. The result is in `names`, with dots, as protocol 4
+            would spell it.
+        refused: (name, offset) of the first opcode that ``weights_only=True`` does not know; None where it knows all.
         value: what STOP would return.
     """
 
@@ -80,6 +85,9 @@ class Trace:
     ran_out: bool = False
     limit: str = ""
     opcodes: int = 0
+    lookups: int = 0
+    looked_up: int = 0
+    refused: tuple[str, int] | None = None
     value: Value = None
 
 
@@ -150,7 +158,7 @@ class _Tracer:
     # ---- the loop
 
     def run(self) -> Value:
-        data, result = self.data, self.result
+        data, result, most = self.data, self.result, self.limits.opcodes
         size = len(data)
         while True:
             at = self.at
@@ -159,18 +167,21 @@ class _Tracer:
             opcode = BY_CODE[data[at]]
             if opcode is None:
                 raise _Ends(f"there is no opcode {data[at]:#04x}")
-            if result.opcodes >= self.limits.opcodes:
-                raise _Limit(f"more than {self.limits.opcodes:,} opcodes", "opcodes")
+            if result.opcodes >= most:
+                raise _Limit(f"more than {most:,} opcodes", "opcodes")
             result.opcodes += 1
             if not result.opcodes & 0xFFF:
                 self.check_sizes()
-            argument, after = self.argument(opcode.reads, at + 1)
-            if opcode.name == "STOP":
+            if opcode.name not in OPERANDS and result.refused is None:
+                result.refused = opcode.name, at
+            # A large file is millions of these lines: what needs no reading is not asked for.
+            argument, self.after = (None, at + 1) if opcode.reads == "nothing" else self.argument(opcode.reads, at + 1)
+            step = _STEPS.get(opcode.name)
+            if step is None:  # STOP
                 value = self.pop()
-                self.at = after
+                self.at = self.after
                 return value
-            self.after = after
-            _STEPS[opcode.name](self, argument)
+            step(self, argument)
             self.at = self.after
 
     def check_sizes(self) -> None:
@@ -255,13 +266,35 @@ class _Tracer:
     def name(self, module: str, name: str) -> Global:
         found = Global(module, name, self.at)
         self.result.names.append(found)
+        self.result.lookups += _is_one_of(found, _LOOKUP)
         return found
+
+    def push_again(self, value: Value) -> None:
+        """Push a value that was on the stack before."""
+        self.stack.append(value)
+        if self.result.lookups and _is_one_of(value, _LOOKUP):
+            self.result.lookups += 1
+
+    def looked_up(self, function: Value, args: Value, kwargs: Value) -> Global | None:
+        """Return the global that a plain lookup means: ``getattr(module.Class, "NAME")`` is ``module.Class.NAME``."""
+        if kwargs is not None or not self.result.lookups or not _is_one_of(function, _LOOKUP):
+            return None
+        if not isinstance(args, tuple) or len(args) != 2:
+            return None
+        base, attribute = args
+        if not isinstance(base, Global) or not isinstance(attribute, str) or not attribute.isidentifier():
+            return None
+        self.result.looked_up += 1
+        return self.name(base.module, f"{base.name}.{attribute}")
 
     def keep_bytes(self, raw: bytes) -> None:
         if len(raw) >= _BYTES_WORTH_LOOKING:
             self.result.blobs.append((self.at, raw))
 
     def call(self, function: Value, args: Value, kwargs: Value = None) -> Value:
+        found = self.looked_up(function, args, kwargs)
+        if found is not None:
+            return found
         made = Record(function, args, kwargs, self.at)
         if not isinstance(function, Global):
             self.note("odd-call", f"calls {describe(function)}, which is no name")
@@ -269,6 +302,8 @@ class _Tracer:
         self.result.calls.append(made)
         if function.module == "_codecs" and function.name == "encode":
             return self.encoded(made)
+        if function.name == "bytearray" and not _is_plain_bytearray(args):
+            self.note("odd-call", f"{describe(made)}: a codec is a module that gets imported by this name")
         return made
 
     def encoded(self, call: Record) -> Value:
@@ -289,6 +324,11 @@ class _Tracer:
 
 
 _CODECS = ("latin1", "latin-1", "iso-8859-1", "utf-8", "utf8", "ascii")
+
+
+def _is_plain_bytearray(args: Value) -> bool:
+    """Tell whether these make bytes of bytes, or of a text by a codec that Python has loaded."""
+    return isinstance(args, tuple) and (len(args) < 2 or (len(args) == 2 and args[1] in _CODECS))
 
 
 def _byte(data: bytes, at: int) -> tuple[int]:
@@ -411,7 +451,7 @@ def _pop_mark(tracer: _Tracer, argument: object) -> None:  # noqa: ARG001 - one 
 
 
 def _dup(tracer: _Tracer, argument: object) -> None:  # noqa: ARG001 - one signature for all
-    tracer.stack.append(tracer.top())
+    tracer.push_again(tracer.top())
 
 
 def _put(tracer: _Tracer, argument: object) -> None:
@@ -440,7 +480,7 @@ def _get(tracer: _Tracer, argument: object) -> None:
     index = cast("int", argument)
     if index not in tracer.memo:
         raise _Ends(f"nothing was memoised as {index}")
-    tracer.stack.append(tracer.memo[index])
+    tracer.push_again(tracer.memo[index])
 
 
 def _get_line(tracer: _Tracer, argument: object) -> None:
@@ -527,6 +567,7 @@ def _set_items(tracer: _Tracer, pairs: list[tuple[Value, Value]]) -> None:
         _changed(tracer, target, "its `__setitem__` is called")
 
 
+_LOOKUP = frozenset({("builtins", "getattr")})
 _DICTS = frozenset({("collections", "OrderedDict"), ("collections", "Counter")})
 
 
@@ -635,7 +676,7 @@ def _persid(tracer: _Tracer, argument: object) -> None:
 def _persistent(tracer: _Tracer, pid: Value) -> None:
     """Push what a loader finds for an id: a storage, a module class of an old stream, or something of its own."""
     if isinstance(pid, tuple) and len(pid) >= 2 and _text(pid[0]) == "module" and isinstance(pid[1], Global):
-        tracer.stack.append(pid[1])
+        tracer.push_again(pid[1])
         return
     tracer.stack.append(Record(Global("rekindle", "persistent_id", tracer.at), (pid,), None, tracer.at))
 
@@ -714,6 +755,8 @@ def _follow_nested(tracer: _Tracer) -> None:
     ):  # fmt: skip
         cast("list[object]", mine).extend(cast("list[object]", theirs))
     result.opcodes += inner.opcodes
+    result.lookups += inner.lookups
+    result.looked_up += inner.looked_up
     tracer.after = inner.end
     if inner.ran_out:
         raise _RunsOut

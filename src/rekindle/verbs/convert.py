@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -188,7 +189,8 @@ def convert(
             expression; in this order.
         strip: prefixes to take away before renaming, such as ``module``.
         add: prefix to put in front of every key after renaming.
-        dtype: ``float64``, ``float32``, ``float16`` or ``bfloat16`` for every floating-point tensor; needs NumPy.
+        dtype: ``float64``, ``float32``, ``float16``, ``bfloat16``, ``float8_e4m3fn`` or ``float8_e5m2`` for every
+            floating-point tensor; needs NumPy.
         data_only: objects of any class become the dict, list or value that they carry, so that nothing but plain data
             is left.
         untie: give each tensor its own bytes, instead of keeping shared storages shared.
@@ -254,6 +256,7 @@ def _written(job: _Job, shards: list[_Job], *, force: bool, progress: Progress |
     goal = job.target
     beside = job.values_beside()
     index = index_name(goal) if len(shards) > 1 else None
+    former = _files_of_index(index_name(goal), job.limits) if job.wishes.shard_bytes else ()
     files = [shard.target for shard in shards] + [path for path in (index, beside and beside[0]) if path]
     for path in files:
         _refuse_existing(path, job.source, force=force)
@@ -283,6 +286,7 @@ def _written(job: _Job, shards: list[_Job], *, force: bool, progress: Progress |
     if beside is not None:
         with write_beside(beside[0], overwrite=force) as out:
             out.write(beside[1])
+    job.clear_former(former, files, replaced=index is not None)
     lost = list(dict.fromkeys(loss for shard in (job, *shards) for loss in shard.lost))
     findings = list(dict.fromkeys(finding for shard in (job, *shards) for finding in shard.findings))
     findings += job.cast_findings()
@@ -298,6 +302,23 @@ def _written(job: _Job, shards: list[_Job], *, force: bool, progress: Progress |
         tuple(files),
         job.wishes.verify,
     )
+
+
+def _files_of_index(index: str, limits: Limits) -> tuple[str, ...]:
+    """Return the files beside an index that it lists, where one is there: the result of an earlier conversion."""
+    try:
+        with Source(index) as source:
+            if source.size > limits.header_bytes:
+                return ()
+            said = json.loads(source.read(0, source.size))
+    except (OSError, UnreadableFile, ValueError, RecursionError):
+        return ()
+    places = said.get("weight_map") if isinstance(said, dict) else None
+    names = sorted({name for name in places.values() if isinstance(name, str)}) if isinstance(places, dict) else []
+    stem, suffix = os.path.splitext(os.path.basename(index.removesuffix(".index.json")))
+    ours = re.compile(re.escape(stem) + r"-[0-9]{5}-of-[0-9]{5}" + re.escape(suffix))
+    folder = os.path.dirname(index)
+    return tuple(os.path.join(folder, name) for name in names if ours.fullmatch(name))
 
 
 def _told(progress: Progress, before: int, total: int) -> Callable[[int], None]:
@@ -335,8 +356,10 @@ class _Job:
         self.lost: list[Lost] = []
         self.findings = [finding for finding in opened.findings if finding.severity is not Severity.NOTE]
         self.promised = _promised_crcs(opened)
-        self.places: dict[int, tuple[Storage, int]] = {}  # by id of the source's storage: where its bytes were put
-        self.places_of_keys: dict[str, int] = {}  # the same for the tensors of a flat file
+        # Where bytes were put, and their CRC-32 as they came from the source: by id of the storage, or by key if flat.
+        self.places: dict[int, tuple[Storage, int, int]] = {}
+        self.places_of_keys: dict[str, tuple[int, int]] = {}
+        self.read_back: set[int] = set()  # places in the new file whose bytes were compared
         self.key_prefixes: frozenset[str] | None = None
         self.sources = _sources(opened.table)
 
@@ -482,12 +505,13 @@ class _Job:
         )
         tally = report.tally
         if tally.overflowed or tally.vanished:
+            bound = "448, the largest there is," if self.wishes.dtype == "float8_e4m3fn" else "infinite"
             self.findings.append(
                 Finding(
                     f"RK-CONV-{_CODES.index('values-out-of-range') + 1:02}",
                     "values-out-of-range",
                     Severity.WARNING if tally.overflowed else Severity.NOTE,
-                    f"{tally.overflowed:,} values became infinite and {tally.vanished:,} became zero",
+                    f"{tally.overflowed:,} values became {bound} and {tally.vanished:,} became zero",
                     f"{self.wishes.dtype} cannot hold numbers as large or as small",
                     "--dtype bfloat16 has the range of float32" if self.wishes.dtype == "float16" else "",
                 )
@@ -537,7 +561,7 @@ class _Job:
             shard.target = shard_name(self.target, number, len(groups))
             shard.tree = Map([pair for group in pairs for pair in group], tree.type)
             shard.written, shard.lost, shard.findings = [], [], []
-            shard.places, shard.places_of_keys, shard.key_prefixes = {}, {}, None
+            shard.places, shard.places_of_keys, shard.key_prefixes, shard.read_back = {}, {}, None, set()
             shard.list_tensors()
             made.append(shard)
         return made
@@ -652,7 +676,7 @@ class _Job:
         promised = self.promised.get(_place(storage.data))
         if promised is not None and stored.data is storage.data and promised[1] != crc:
             raise _damaged(self.source, promised[0], promised[1], crc)
-        self.places[id(storage)] = (storage, place)
+        self.places[id(storage)] = (storage, place, crc)
 
     def flat_tensors(self) -> list[NamedTensor]:
         """Return the tensors of a flat file; what it cannot hold is lost."""
@@ -701,6 +725,43 @@ class _Job:
         found = {str(name): str(text) for name, text in kept.items()} if isinstance(kept, Mapping) else {}
         return {"format": "pt", **found}
 
+    def clear_former(self, former: Sequence[str], files: Sequence[str], *, replaced: bool) -> None:
+        """Remove the files of the index that was replaced; where it was not, say that they are there.
+
+        Only files are touched that the old index listed under the names that such files have, and only now that
+        everything new is in place.
+        """
+        own = {os.path.realpath(path) for path in files}
+        left = [
+            path
+            for path in former
+            if os.path.isfile(path) and not os.path.islink(path) and os.path.realpath(path) not in own
+        ]
+        if not left:
+            return
+        shown = ", ".join(os.path.basename(path) for path in left[:4]) + (" ..." if len(left) > 4 else "")
+        if not replaced:
+            self.note(
+                "old-shards",
+                f"an older index and {len(left):,} files that it lists are still there: {shown}",
+                why="the new model is one file; some loaders take the index first",
+                do=f"remove {index_name(self.target)} and them, if nobody needs them",
+            )
+            return
+        gone = []
+        for path in left:
+            try:
+                os.unlink(path)
+            except OSError:
+                continue  # it is named below
+            gone.append(path)
+        kept = f"; {len(left) - len(gone):,} could not be removed" if len(gone) < len(left) else ""
+        self.note(
+            "old-shards",
+            f"{len(gone):,} files of the model that was here before are removed{kept}: {shown}",
+            why="the index that was replaced listed them, the new one does not",
+        )
+
     # --- checking -----------------------------------------------------------------------------------------------------
 
     def check_sources(self) -> None:
@@ -748,10 +809,17 @@ class _Job:
             )
         if not same:
             raise _differs(self.target, f"{entry.key} is {found.dtype} {list(found.shape)}")
-        place = self.places_of_keys.get(entry.key) if flat else self.places.get(id(entry.storage), (None, None))[1]
+        put = self.places_of_keys.get(entry.key) if flat else self.places.get(id(entry.storage), (None, None, 0))[1:]
         data = found.storage.data
-        if place is not None and found.numel and (not isinstance(data, ByteRange) or data.offset != place):
+        if put is None or put[0] is None or not found.numel:
+            return
+        place, crc = put
+        if not isinstance(data, ByteRange) or data.offset != place:
             raise _differs(self.target, f"the bytes of {entry.key} are not where they were put")
+        if place not in self.read_back:
+            self.read_back.add(place)
+            if _crc_of(data) != crc:
+                raise _differs(self.target, f"the bytes of {entry.key} are not those of the source")
 
     # --- what is worth saying -----------------------------------------------------------------------------------------
 
@@ -870,7 +938,7 @@ _CODES = (
     *("weights-only", "wrapped-weights", "dragged-storage", "many-losses", "module-as-state-dict"),
     *("needs-newer-torch", "device-left-out", "shared-tensors-copied", "wrong-crc", "left-out-as-asked"),
     *("renamed-as-asked", "pattern-without-match", "cast-as-asked", "values-out-of-range", "values-beside"),
-    "object-as-data",
+    *("object-as-data", "old-shards", "averaged-as-asked"),
 )
 
 
@@ -880,22 +948,39 @@ def _spliced(data: Bytes, out: Pipe) -> Bytes:
     return Spliced(data, out) if isinstance(data, ByteRange) else data
 
 
+def _crc_of(data: ByteRange) -> int:
+    """Return the CRC-32 of a range, read through one buffer."""
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, data.size)))
+    crc = 0
+    for at in range(0, data.size, CHUNK_BYTES):
+        piece = buffer[: min(CHUNK_BYTES, data.size - at)]
+        data.source.read_into(data.offset + at, piece)
+        crc = crc32(piece, crc)
+    return crc
+
+
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """The bytes of a tensor, noting where in the output they are put."""
+    """The bytes of a tensor, noting where in the output they are put and what their CRC-32 is."""
 
     key: str
     data: Bytes
     out: Pipe
-    places: dict[str, int]
+    places: dict[str, tuple[int, int]]
 
     @property
     def size(self) -> int:
         return self.data.size
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-        self.places[self.key] = self.out.done
-        yield from self.data.chunks(chunk_bytes)
+        place, crc = self.out.done, 0
+        checked = self.data if isinstance(self.data, _Checked) else None
+        for chunk in (self.data if checked is None else checked.data).chunks(chunk_bytes):
+            crc = crc32(chunk, crc)
+            yield chunk
+        if checked is not None and crc != checked.promised:
+            raise _damaged(checked.source, checked.member, checked.promised, crc)
+        self.places[self.key] = place, crc
 
 
 @dataclass(frozen=True, slots=True)

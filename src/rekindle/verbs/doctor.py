@@ -21,6 +21,7 @@ from zlib import crc32
 from rekindle.checks import Case, counted, run_checks
 from rekindle.checks._weights import Weights, find_weights
 from rekindle.checks._wrappers import plain_keys, plain_prefix
+from rekindle.collecting import without_collecting
 from rekindle.errors import CannotWrite, ConfigError, RekindleError, UnreadableFile
 from rekindle.finding import Finding, Severity
 from rekindle.formats import open_path
@@ -32,6 +33,7 @@ from rekindle.strict import refuse_damaged
 from rekindle.tensors import TensorEntry, TensorTable
 from rekindle.tree import Map, Module, SparseTensor, Tensor, Value, distinct_nodes, lookup
 from rekindle.verbs.convert import container_for, convert
+from rekindle.verbs.scan import find_dangers
 
 __all__ = ["Diagnosis", "Fixed", "doctor", "fix", "local_devices", "torch_version"]
 
@@ -120,14 +122,17 @@ def doctor(
         ...     print(finding.code, finding.what, finding.do)
     """
     version = None if torch is None else torch_version(torch)
-    with open_path(path, limits) as opened:
+    with without_collecting(), open_path(path, limits) as opened:
         case = Case(opened, values, version, devices or local_devices(), limits, progress)
         findings = list(opened.findings)
-        findings += _dangers(opened.path, limits)
+        findings += find_dangers(opened.path, limits)
         if opened.listed:
             findings += [finding for finding in run_checks(case) if finding not in findings]
+        else:
+            findings = _told_apart(case, findings)
         findings.sort(key=lambda finding: finding.severity.rank)
         _offer_salvage(findings, opened, limits)
+        _offer_copy(findings, opened, limits)
         tried: dict[str, bool] = {}
         findings = [_checked(finding, opened, limits, tried) for finding in findings]
         commands = [finding.do.split(_REMARK)[0] for finding in findings if finding.do.startswith("rekindle ")]
@@ -144,6 +149,14 @@ def doctor(
         )
 
 
+def _told_apart(case: Case, findings: list[Finding]) -> list[Finding]:
+    """Return the findings of a file that no reader lists, with what it is in place of what it looks like."""
+    from rekindle.checks import archives_before_header  # noqa: PLC0415 - rare
+
+    known = list(archives_before_header.check(case))
+    return [*known, *(finding for finding in findings if not known or finding.name != "truncated-archive")]
+
+
 # Findings that say that bytes are lost or wrong.
 _DAMAGE = frozenset(
     (
@@ -154,6 +167,9 @@ _DAMAGE = frozenset(
 )
 
 
+_RESCUED = frozenset({"torch-zip", "torch-stream", "safetensors", "torchscript", "torch-export", "torch-package"})
+# Findings that a copy does not have: bytes and objects that stand around the model.
+_LEFT_BEHIND = frozenset({"trailing-bytes", "prepended-bytes", "objects-in-front"})
 _GET_AGAIN = "copy or download it again and compare the sizes"
 
 
@@ -162,7 +178,7 @@ def _offer_salvage(findings: list[Finding], opened: Opened, limits: Limits) -> N
 
     Counting it means reading the file: the only other way to know would be to promise.
     """
-    if opened.format not in {"torch-zip", "torch-stream", "safetensors"}:
+    if opened.format not in _RESCUED and not any(finding.name == "broken-directory" for finding in findings):
         return
     for index, finding in enumerate(findings):
         if finding.severity is Severity.ERROR and finding.name in _DAMAGE:
@@ -170,11 +186,25 @@ def _offer_salvage(findings: list[Finding], opened: Opened, limits: Limits) -> N
             other = _GET_AGAIN if finding.do.startswith("rekindle salvage") else finding.do
             if whole:
                 are = "is" if whole == 1 else "are"
-                remark = f"({whole:,} of {counted(total, 'tensor')} {are} whole; or {other})"
+                remark = f"({whole:,} of {counted(total, 'tensor')} {are} whole{f'; or {other}' if other else ''})"
                 target = shlex.quote(Case(opened).stem + ".rescued.safetensors")
                 other = f"rekindle salvage {shlex.quote(opened.path)} -o {target}{_REMARK}{remark}"
             findings[index] = replace(finding, do=other)
             return
+
+
+def _offer_copy(findings: list[Finding], opened: Opened, limits: Limits) -> None:
+    """Give what stands around a model the command that writes it without."""
+    if not opened.listed or not len(opened.table):
+        return
+    path, stem = shlex.quote(opened.path), Case(opened).stem
+    suffix = ".safetensors" if opened.format in {"safetensors", "hub-shards"} else ".pth"
+    command = f"rekindle convert {path} {shlex.quote(f'{stem}.converted{suffix}')}"
+    for index, finding in enumerate(findings):
+        if finding.name in _LEFT_BEHIND and not finding.do.startswith("rekindle "):
+            if not _works(command, opened, limits):  # where readers refuse such a file, so does `convert`
+                command = f"rekindle salvage {path} -o {shlex.quote(f'{stem}.rescued.safetensors')}"
+            findings[index] = replace(finding, do=f"{command}{_REMARK}(the new file does not have them)")
 
 
 def _count_whole(path: str, limits: Limits) -> tuple[int, int]:
@@ -197,21 +227,6 @@ def _count_whole(path: str, limits: Limits) -> tuple[int, int]:
         return whole, len(table) + len(wreck.gone)
     finally:
         wreck.close_files()
-
-
-def _dangers(path: str, limits: Limits) -> list[Finding]:
-    """Return what loading the file would run; names that are merely unknown have a check of their own."""
-    from rekindle.verbs.scan import scan  # noqa: PLC0415 - knows every format a second time, for the worst case
-
-    try:
-        pending = [scan(path, limits=limits)]
-    except (RekindleError, OSError):  # it was opened a moment ago: what is wrong with it is said by then
-        return []
-    found: list[Finding] = []
-    for one in pending:
-        pending.extend(one.files)
-        found += [finding for finding in one.findings if finding.severity is Severity.DANGER]
-    return list(dict.fromkeys(found))
 
 
 _VERSION = re.compile(r"(?:torch\s*==\s*)?v?(\d{1,3}(?:\.\d{1,3}){0,3})(?:\.?(?:dev|post|a|b|rc)\d*)?(?:\+[\w.]+)?")
@@ -283,9 +298,12 @@ def _works(command: str, opened: Opened, limits: Limits) -> bool:
                 return False
             part = _part(opened.tree, options["--take"]) if "--take" in words else opened.tree
             return _accepts(part, container_for(words[2], options.get("--to")), limits)
-    except (RekindleError, KeyError, IndexError):
+        if words[0] == "inspect":
+            with open_path(words[1], limits) as other:
+                return other.listed
+    except (RekindleError, OSError, KeyError, IndexError):
         return False
-    return words[0] == "inspect" or _has_verb(words[0])
+    return _has_verb(words[0])
 
 
 # Options of `convert` that are called otherwise in Python.

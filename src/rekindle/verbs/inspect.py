@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rekindle.errors import UnreadableFile
 from rekindle.finding import Finding, Severity, Where
@@ -25,6 +25,9 @@ _USUAL = frozenset(
     {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")}
     | {("torch", f"{kind}Storage") for kind in ("BFloat16", "Bool", "Byte", "Double", "Float", "Half", "Int", "Long")}
 )
+# Of these the reader tells every name, or there is none to tell; of others `scan` is asked.
+_KNOWN_BY_NAMES = frozenset({"torch-zip", "torch-stream", "pickle", "safetensors", "snapshot", "run", "not-a-model"})
+_SHOWN_DANGERS = 8
 # A tensor may repeat elements (`expand`), so its elements can outnumber its bytes by any factor.
 _FREE_DIGEST_BYTES = 64 * 1024**2
 _MAX_REPEAT = 64
@@ -88,7 +91,7 @@ def inspect(
         ...     print(tensor.key, tensor.dtype, tensor.shape)
     """
     with open_path(path, limits) as opened:
-        findings = [*_dangers(opened), *opened.findings]
+        findings = [*_dangers(opened, limits), *opened.findings]
         digests = _digests(opened.table, findings, progress) if digest else {}
         return Inspection(
             opened.path,
@@ -105,32 +108,29 @@ def inspect(
         )
 
 
-def _dangers(opened: Opened) -> list[Finding]:
-    """Return one finding where the file's pickles name what is known to be dangerous; `scan` says all there is."""
-    named = {(found.module, found.name): found for found in reversed(opened.globals)}
-    odd = [found for pair, found in named.items() if pair not in _USUAL]
-    if not odd:
-        return []
+def _dangers(opened: Opened, limits: Limits) -> list[Finding]:
+    """Return what `scan` finds dangerous in the file's programs; tensors are not read for it.
+
+    Most files name nothing unusual, and then there is nothing to follow.
+    """
+    if opened.format in _KNOWN_BY_NAMES:
+        pairs = {(found.module, found.name) for found in opened.globals} - _USUAL
+        if not pairs:
+            return []
+        from rekindle.scanning.names import Level, judge  # noqa: PLC0415 - most files name nothing that needs it
+
+        if all(judge(*pair).level is Level.HARMLESS for pair in pairs):
+            return []
     import shlex  # noqa: PLC0415 - the same
 
-    from rekindle.scanning.names import Level, judge  # noqa: PLC0415 - most files name nothing that needs it
+    from rekindle.verbs.scan import find_dangers  # noqa: PLC0415 - the same
 
-    judged = [(found, judge(found.module, found.name)) for found in sorted(odd, key=lambda found: found.offset)]
-    bad = [(found, verdict.reason) for found, verdict in judged if verdict.level is Level.DANGEROUS]
-    if not bad:
+    found = find_dangers(opened.path, limits, storages=False)
+    if not found:
         return []
-    paths = [found.path for found, _ in bad]
-    shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4:,} more" if len(paths) > 4 else "")
-    return [
-        Finding(
-            "RK-SCAN-01",
-            "dangerous-import",
-            Severity.DANGER,
-            f"a program that loads this file with pickle would import {shown}; inspecting it ran nothing",
-            why=f"{paths[0]}: {bad[0][1]}",
-            do=f"do not load it; rekindle scan {shlex.quote(opened.path)}    tells all",
-        )
-    ]
+    more = f"; {len(found) - _SHOWN_DANGERS:,} more dangers" if len(found) > _SHOWN_DANGERS else ""
+    do = f"do not load it{more}; rekindle scan {shlex.quote(opened.path)}    tells all"
+    return [replace(found[0], do=do), *found[1:_SHOWN_DANGERS]]
 
 
 def _digests(

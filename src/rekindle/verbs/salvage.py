@@ -9,6 +9,7 @@ Law: the source is never written to, and the target is either whole or as it was
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from rekindle.opened import Opened
 from rekindle.salvaging import Fate, Wreck
 from rekindle.source import ByteRange, Source
 from rekindle.store.atomic import write_beside
-from rekindle.tensors import TensorEntry, TensorTable
+from rekindle.tensors import Storage, TensorEntry, TensorTable
 from rekindle.tree import Map, Record, SetOf, SparseTensor, Tensor, Value, distinct_nodes, walk
 from rekindle.writers.pipe import Pipe
 from rekindle.writers.safetensors import NamedTensor, why_not, write_tensors
@@ -40,6 +41,7 @@ _CONTAINERS = {
 }
 _MAX_LOST = 10_000
 _MAX_VISITS = 1_000_000
+_OTHER_ZIPS = frozenset({"torchscript", "torch-export", "torch-package"})
 _NAMELESS = ("lost", "partly", "doubtful")
 
 Progress = Callable[[int], None]
@@ -54,12 +56,15 @@ class Rescued:
         dtype: its element type, torch's name.
         shape: its sizes.
         proven: whether checksums of the damaged file agree for its bytes and for what describes them.
+        damaged: what speaks against its bytes, where they are written all the same because that was asked for; empty
+            where nothing does.
     """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     proven: bool
+    damaged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,10 @@ class Salvage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no tensor is lost, and none has lost its name or shape."""
-        return not any(loss.is_tensor for loss in self.lost) and self.described not in {"partly", "lost"}
+        """Whether no tensor is lost or damaged, and none has lost its name or shape."""
+        if any(loss.is_tensor for loss in self.lost) or any(tensor.damaged for tensor in self.written):
+            return False
+        return self.described not in {"partly", "lost"}
 
 
 def default_target(source: str) -> str:
@@ -122,6 +129,7 @@ def salvage(
     target: str | os.PathLike[str] | None = None,
     *,
     like: str | os.PathLike[str] | None = None,
+    keep_damaged: bool = False,
     force: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -133,6 +141,8 @@ def salvage(
             any file or folder that rekindle lists.
         target: the new file, ``.safetensors`` or ``.pth``; `default_target` where it is None.
         like: another file of the same model. Its names and shapes are used where the damaged file's are lost.
+        keep_damaged: also write tensors whose bytes a checksum speaks against. They are named in the report, and in the
+            new file's metadata under ``rekindle.damaged``, so it must be a ``.safetensors`` file.
         force: replace `target` if it is there.
         limits: what reading may cost.
         progress: called with the bytes written so far.
@@ -155,14 +165,23 @@ def salvage(
     goal = default_target(given) if target is None else os.fspath(target)
     container = _container_for(goal)
     _refuse_target(given, goal, force=force)
-    wreck = find_whole(given, like=None if like is None else os.fspath(like), limits=limits)
+    if keep_damaged and container != "safetensors":
+        raise CannotWrite(
+            f"{goal}: damaged tensors are written to .safetensors files only",
+            why="a .pth file has no place that says which of its tensors are damaged",
+            do=f"rekindle salvage {given} -o {default_target(goal)} --keep-damaged",
+        )
+    other = None if like is None else os.fspath(like)
+    wreck = find_whole(given, like=other, keep_damaged=keep_damaged, limits=limits)
     try:
         return _Rescue(wreck, given, goal, container, limits).write(force=force, progress=progress)
     finally:
         wreck.close_files()
 
 
-def find_whole(path: str, *, like: str | None = None, limits: Limits = DEFAULT_LIMITS) -> Wreck:
+def find_whole(
+    path: str, *, like: str | None = None, keep_damaged: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> Wreck:
     """Return what is left of a file, without writing anything; `Wreck.close_files` must be called.
 
     Raises:
@@ -170,14 +189,14 @@ def find_whole(path: str, *, like: str | None = None, limits: Limits = DEFAULT_L
         OSError: it is missing or may not be read.
     """
     if os.path.isdir(path):
-        return _listed(open_path(path, limits))
+        return _listed(open_path(path, limits), limits, keep_damaged=keep_damaged)
     source = Source(path)
     try:
-        wreck = _explore(source, path, limits)
+        wreck = _explore(source, path, limits, keep_damaged=keep_damaged)
         if like is not None and (wreck is None or (wreck.format == "safetensors" and wreck.described in _NAMELESS)):
             wreck = _placed_like(source, like, limits, wreck) or wreck
         if wreck is None:
-            wreck = _listed(open_path(path, limits))
+            wreck = _listed(open_path(path, limits), limits, keep_damaged=keep_damaged)
     except BaseException:
         source.close()
         raise
@@ -196,7 +215,7 @@ def find_whole(path: str, *, like: str | None = None, limits: Limits = DEFAULT_L
     return wreck
 
 
-def _explore(source: Source, path: str, limits: Limits) -> Wreck | None:
+def _explore(source: Source, path: str, limits: Limits, *, keep_damaged: bool = False) -> Wreck | None:
     """Return what is left of a file of a container that has a module of its own; None for others."""
     from rekindle.formats import safetensors, torch_stream  # noqa: PLC0415
 
@@ -205,7 +224,8 @@ def _explore(source: Source, path: str, limits: Limits) -> Wreck | None:
         from rekindle.salvaging import torch_stream as streams  # noqa: PLC0415
 
         return streams.explore(source, limits)
-    if safetensors.sniff(head, source) or (b'"data_offsets"' in head and source.size >= 9):
+    archived = head.startswith(b"PK\x03\x04")  # what looks like a header then stands behind it
+    if not archived and (safetensors.sniff(head, source) or (b'"data_offsets"' in head and source.size >= 9)):
         from rekindle.salvaging import safetensors as flat  # noqa: PLC0415
 
         return flat.explore(source, limits)
@@ -217,14 +237,25 @@ def _explore(source: Source, path: str, limits: Limits) -> Wreck | None:
         opened = Opened(path, "torch-zip", source.size, None, TensorTable(()), listed=False)
     with opened:
         # Archives of other kinds hold their tensors under other names: their own reader knows them.
-        if opened.listed and opened.format not in {"torch-zip", "distcp", "not-a-model"}:
+        hurt = not opened.listed or any(finding.severity is Severity.ERROR for finding in opened.findings)
+        if opened.listed and opened.format not in {*_OTHER_ZIPS, "torch-zip", "distcp", "not-a-model"}:
             return None
         whole = opened.format == "torch-zip" and opened.listed
         known = [f for f in opened.findings if f.code in {"RK-FILE-15", "RK-FILE-14"}] if whole else []
         impostor = None if opened.listed or opened.format != "not-a-model" else opened.findings
-    from rekindle.salvaging import torch_zip  # noqa: PLC0415
+    from rekindle.salvaging import appended, other_zips, torch_zip  # noqa: PLC0415
 
-    wreck = torch_zip.explore(source, limits)
+    if not opened.listed or any(finding.code == "RK-FILE-15" for finding in opened.findings):
+        wreck = appended.explore(source, limits)
+        if wreck is not None:
+            return wreck
+    if hurt:
+        wreck = other_zips.explore(source, limits, keep_damaged=keep_damaged)
+        if wreck is not None:
+            return wreck
+    if opened.listed and opened.format in _OTHER_ZIPS:
+        return None
+    wreck = torch_zip.explore(source, limits, keep_damaged=keep_damaged)
     if wreck is None and impostor:
         raise NotAModel(impostor[0].what, why=impostor[0].why, do=impostor[0].do, code=impostor[0].code)
     if wreck is not None:
@@ -265,7 +296,7 @@ def _placed_like(source: Source, like: str, limits: Limits, known: Wreck | None)
     return wreck
 
 
-def _listed(opened: Opened) -> Wreck:
+def _listed(opened: Opened, limits: Limits, *, keep_damaged: bool = False) -> Wreck:
     """Return a file or folder that its own reader lists; records with a checksum are compared when they are written."""
     if not opened.listed or not len(opened.table):
         worst = opened.findings[0] if opened.findings else None
@@ -280,11 +311,11 @@ def _listed(opened: Opened) -> Wreck:
     wreck = Wreck(opened.path, opened.format, opened.size_bytes, opened.tree)
     wreck.findings = list(opened.findings)
     wreck.close_files = opened.close
-    _compare_members(opened, wreck)
+    _compare_members(opened, wreck, limits, keep_damaged=keep_damaged)
     return wreck
 
 
-def _compare_members(opened: Opened, wreck: Wreck) -> None:
+def _compare_members(opened: Opened, wreck: Wreck, limits: Limits, *, keep_damaged: bool) -> None:
     """Take the bytes from storages whose record has another CRC-32 than the archive says."""
     from zlib import crc32  # noqa: PLC0415
 
@@ -293,9 +324,17 @@ def _compare_members(opened: Opened, wreck: Wreck) -> None:
     }
     for entry in opened.table:
         storage, data = entry.storage, entry.storage.data
-        if id(storage) in wreck.fates or not isinstance(data, ByteRange):
+        if id(storage) in wreck.fates:
+            continue
+        if opened.format == "distcp" and not isinstance(data, ByteRange):
+            _judge_items(storage, wreck, limits, keep_damaged=keep_damaged)
+            continue
+        if not isinstance(data, ByteRange):
             continue
         member = promised.get((id(data.source), data.offset))
+        if member is None and promised:
+            _compare_behind(storage, data, wreck, keep_damaged=keep_damaged)
+            continue
         if member is None or not member.crc32 or member.data.size != data.size:
             continue
         crc = 0
@@ -304,9 +343,38 @@ def _compare_members(opened: Opened, wreck: Wreck) -> None:
         if crc == member.crc32:
             wreck.decide(storage, Fate(proven=True))
         else:
-            storage.data = None
+            if not keep_damaged:
+                storage.data = None
             why = f"its bytes were changed: CRC-32 {crc:08x}, written as {member.crc32:08x}"
-            wreck.decide(storage, Fate(proven=False, why=why))
+            wreck.decide(storage, Fate(proven=False, why=why, damaged=True))
+
+
+def _judge_items(storage: Storage, wreck: Wreck, limits: Limits, *, keep_damaged: bool) -> None:
+    """Judge a tensor of a torch.distributed.checkpoint folder by the checksums of its items."""
+    from rekindle.salvaging.distcp import judge_items  # noqa: PLC0415 - rare
+
+    fate = judge_items(storage.data, limits)
+    if fate is None:
+        return
+    if fate.why and not (fate.damaged and keep_damaged):
+        storage.data = None
+    wreck.decide(storage, fate)
+
+
+def _compare_behind(storage: Storage, data: ByteRange, wreck: Wreck, *, keep_damaged: bool) -> None:
+    """Judge a storage of an archive inside the archive, whose own directory the reader does not give."""
+    from rekindle.salvaging.zip_scan import checksums_of  # noqa: PLC0415 - rare
+
+    crc, promised = checksums_of(data)
+    if promised is None:
+        return
+    if crc == promised:
+        wreck.decide(storage, Fate(proven=True))
+        return
+    if not keep_damaged:
+        storage.data = None
+    why = f"its bytes were changed: CRC-32 {crc:08x}, written as {promised:08x}"
+    wreck.decide(storage, Fate(proven=False, why=why, damaged=True))
 
 
 def _container_for(target: str) -> str:
@@ -362,7 +430,7 @@ class _Rescue:
                 with Pipe(out, progress) as pipe:
                     if self.container == "safetensors":
                         self.lose_values()
-                        write_tensors(tensors, pipe, {"format": "pt", **self.wreck.metadata})
+                        write_tensors(tensors, pipe, self.metadata())
                     else:
                         self.write_tree(pipe)
                 size = out.size
@@ -404,8 +472,26 @@ class _Rescue:
                 continue
             tensors.append(NamedTensor(entry.key, entry.dtype, entry.shape, data))
             fate = self.wreck.fates.get(id(entry.storage))
-            self.written.append(Rescued(entry.key, entry.dtype, entry.shape, fate is not None and fate.proven))
+            proven, damaged = (fate.proven, fate.why if fate.damaged else "") if fate is not None else (False, "")
+            self.written.append(Rescued(entry.key, entry.dtype, entry.shape, proven, damaged))
         return tensors
+
+    def metadata(self) -> dict[str, str]:
+        """Return the texts of the new file: those of the source, and which tensors are damaged."""
+        damaged = {tensor.key: tensor.damaged for tensor in self.written if tensor.damaged}
+        if not damaged:
+            return {"format": "pt", **self.wreck.metadata}
+        self.findings.append(
+            Finding(
+                "RK-SALV-08",
+                "damaged-tensors-kept",
+                Severity.WARNING,
+                f"{len(damaged):,} tensors are written although their checksums are wrong: {', '.join([*damaged][:4])}"
+                + (" ..." if len(damaged) > 4 else ""),
+                why="that was asked for; some of their numbers are not those that were saved, nobody knows which",
+            )
+        )
+        return {"format": "pt", **self.wreck.metadata, "rekindle.damaged": json.dumps(damaged)}
 
     def why_lost(self, entry: TensorEntry) -> str:
         """Return why a tensor cannot be written; empty where it can."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from rekindle.errors import UnreadableFile
+from rekindle.errors import RekindleError, UnreadableFile
 from rekindle.finding import Finding, Severity, Where
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.scanning.content import Role, scan_content
 from rekindle.scanning.report import Report, View
 from rekindle.source import Source
 
-__all__ = ["VERDICTS", "Scan", "Verdict", "scan", "worst_verdict"]
+__all__ = ["VERDICTS", "Scan", "Verdict", "find_dangers", "scan", "worst_verdict"]
 
 Verdict: TypeAlias = Literal["dangerous", "not-analysed", "notice", "clean"]
 
@@ -102,8 +102,38 @@ def scan(
     return (only_models and _passed_over(found)) or found
 
 
-def _scan_file(path: str, limits: Limits, *, follow: bool = True) -> Scan:
-    report = Report(limits)
+def find_dangers(path: str, limits: Limits = DEFAULT_LIMITS, *, storages: bool = True) -> list[Finding]:
+    """Return what `scan` calls dangerous in a file or folder: what `inspect` and `doctor` say of it.
+
+    Args:
+        path: any file or folder that was opened a moment ago.
+        limits: what looking may cost for each file.
+        storages: also look at the bytes of tensors. Without them only programs and directories are read.
+
+    Returns:
+        The findings, each once; those of a folder name the file. Empty where it cannot be read.
+    """
+    try:
+        whole = (
+            _scan_folder(path, limits, None, storages=storages)
+            if os.path.isdir(path)
+            else _scan_file(path, limits, storages=storages)
+        )
+    except (RekindleError, OSError):  # it was opened a moment ago: what is wrong with it is said by then
+        return []
+    found = [finding for finding in whole.findings if finding.severity is Severity.DANGER]
+    for one in whole.files:
+        name = os.path.relpath(one.path, path)
+        found += [
+            replace(finding, what=f"{name}: {finding.what}")
+            for finding in one.findings
+            if finding.severity is Severity.DANGER
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _scan_file(path: str, limits: Limits, *, follow: bool = True, storages: bool = True) -> Scan:
+    report = Report(limits, storages)
     with Source(path, follow=follow) as source:
         try:
             kind = scan_content(View(source), report, Role.FILE)
@@ -134,7 +164,7 @@ def _passed_over(found: Scan) -> Scan | None:
 # ---- folders
 
 
-def _scan_folder(path: str, limits: Limits, progress: Callable[[str], None] | None) -> Scan:
+def _scan_folder(path: str, limits: Limits, progress: Callable[[str], None] | None, *, storages: bool = True) -> Scan:
     files: list[Scan] = []
     findings: list[Finding] = []
     passed_over = 0
@@ -145,7 +175,7 @@ def _scan_folder(path: str, limits: Limits, progress: Callable[[str], None] | No
         if progress is not None:
             progress(name)
         try:
-            found = _scan_file(name, limits, follow=False)
+            found = _scan_file(name, limits, follow=False, storages=storages)
         except UnreadableFile as error:
             files.append(_unread(name, error.what))
             continue
