@@ -14,7 +14,8 @@ from rekindle.tree import Global, Value
 __all__ = ["Member", "Opened"]
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed, and not `frozen`, for the reason of `TensorEntry`.
+@dataclass(slots=True, unsafe_hash=True)
 class Member:
     """A named part of a container.
 

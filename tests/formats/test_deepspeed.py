@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -253,3 +255,36 @@ def test_each_file_cut_or_damaged_anywhere_ends_in_a_value_and_findings(tmp_path
                 path.write_bytes(damaged)
                 obeys(folder)
             path.write_bytes(data)
+
+
+def test_the_last_partition_may_lack_its_padding_as_deepspeed_0_19_saves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = types.ModuleType("deepspeed.runtime.fp16.loss_scaler")
+    module.LossScaler = type("LossScaler", (), {"__module__": module.__name__})  # type: ignore[attr-defined]  # made up
+    for name in ("deepspeed", "deepspeed.runtime", "deepspeed.runtime.fp16"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    folder = tmp_path / "saved"
+    copied(GOLDEN / "zero2", folder)
+    with open_path(GOLDEN / "zero2") as opened:
+        expected = listed_all(opened)
+    path = max(folder.rglob("*zero_pp_rank_*_optim_states.pt"))
+    state = torch.load(path, weights_only=False)
+    groups = state["optimizer_state_dict"]["single_partition_of_fp32_groups"]
+    before = [len(group) for group in groups]
+    state["optimizer_state_dict"]["single_partition_of_fp32_groups"] = [_unpadded(group) for group in groups]
+    after = [len(group) for group in state["optimizer_state_dict"]["single_partition_of_fp32_groups"]]
+    assert after != before
+    torch.save(state, path)
+    with open_path(folder) as opened:
+        found = listed_all(opened)
+        assert "odd-partition" not in [finding.name for finding in opened.findings]
+    assert {key: row for key, row in found.items() if key.startswith("module.")} == {
+        key: row for key, row in expected.items() if key.startswith("module.")
+    }
+
+
+def _unpadded(group: torch.Tensor) -> torch.Tensor:
+    """Return a partition without the zeros at its end; no parameter of the stored folder ends with one."""
+    return group[: int(group.nonzero().max()) + 1].clone()

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from fuzzing import variants
 
 from rekindle.errors import UnreadableFile
 from rekindle.formats import open_path
 from rekindle.gather import gather
 from rekindle.opened import Opened
 from rekindle.tensors import TensorEntry
+
+__all__ = [
+    "copied",
+    "digest_of",
+    "drained",
+    "facts_of",
+    "facts_of_all",
+    "listed_all",
+    "listed_facts",
+    "names_of",
+    "obeys",
+    "variants",
+]
 
 
 def digest_of(tensor: torch.Tensor) -> str:
@@ -75,29 +89,6 @@ def obeys(path: Path) -> Opened | None:
             return opened
     except UnreadableFile:
         return None
-
-
-def variants(data: bytes, changes: int, seed: int = 0) -> Iterator[bytes]:
-    """Yield damaged copies: bytes changed, ranges zeroed, removed or repeated; the same ones every time."""
-    import random
-
-    draw = random.Random(seed)
-    for _ in range(changes):
-        copy = bytearray(data)
-        kind = draw.randrange(5)
-        at = draw.randrange(len(copy))
-        length = min(draw.choice((1, 2, 4, 8, 64, 512)), len(copy) - at)
-        if kind == 0:
-            copy[at] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            copy[at : at + length] = draw.randbytes(length)
-        elif kind == 2:
-            copy[at : at + length] = bytes(length)
-        elif kind == 3:
-            del copy[at : at + length]
-        else:
-            copy[at:at] = copy[at : at + length]
-        yield bytes(copy)
 
 
 def copied(folder: Path, target: Path) -> Path:

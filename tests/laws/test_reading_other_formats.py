@@ -47,6 +47,7 @@ FOLDERS = {
     "distcp": [".metadata", "__0_0.distcp", "__1.metadata"],
     "hub distcp": ["shard-00001-model-00001-of-00001.safetensors", "shard-00002-model-00001-of-00001.safetensors"],
     "hub": ["model.safetensors.index.json", "model.safetensors", "a-00001-of-00002.bin"],
+    "fsdp ranks": ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt", "optim_world_size_2_rank_1.pt"],
     "deepspeed": ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "latest"],
 }
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

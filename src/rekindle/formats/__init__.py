@@ -19,12 +19,12 @@ Codes of this side: RK-FILE-01 to RK-FILE-39; each has one name, given where the
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 
+from rekindle.collecting import without_collecting
 from rekindle.errors import UnreadableFile
 from rekindle.finding import Finding, Severity
 from rekindle.limits import DEFAULT_LIMITS, Limits
@@ -88,14 +88,8 @@ def open_path(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> 
         ...     print(opened.format, len(opened.table))
     """
     given = os.fspath(path)
-    # A listing is hundreds of thousands of small lasting values and no cycles: collecting while it grows only costs.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collecting():
         return _open_folder(given, limits) if os.path.isdir(given) else _open_file(given, limits)
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _open_file(given: str, limits: Limits) -> Opened:

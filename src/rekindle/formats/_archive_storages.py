@@ -8,7 +8,7 @@ Facts: PyTorch 2.13 `torch/package/package_importer.py`, `torch/csrc/jit/seriali
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rekindle.errors import LimitExceeded, UnreadableFile
 from rekindle.finding import Finding, Severity, Where
@@ -23,25 +23,49 @@ from rekindle.tree import Global, Record, StorageRef, Tensor, Value, distinct_no
 
 __all__ = [
     "ArchiveReader",
-    "common_root",
     "directory_of",
     "nested_value",
     "open_inside",
+    "record_names",
+    "root_where",
+    "roots_of",
     "settle_storages",
     "within",
 ]
 
 # Texts of an archive that are read: names of versions, lists of modules. Source code has a limit of its own.
 _SMALL_TEXT = 64 * 1024
+# Folders around all records: torch writes one, packing by hand adds some.
+_MAX_ROOTS = 8
 
 
-def common_root(directory: Directory) -> str:
-    """Return the folder that all records lie in, with its slash; empty where there is none."""
-    names = [record.name for record in directory.records if not record.name.startswith("__MACOSX")]
-    if not names:
-        return ""
-    first = names[0].partition("/")[0] + "/"
-    return first if all(name.startswith(first) for name in names) else ""
+def record_names(directory: Directory) -> list[str]:
+    """Return the names of the records, without folders and what a desktop adds when it packs one."""
+    return [
+        record.name
+        for record in directory.records
+        if "__MACOSX" not in record.name and not record.name.endswith(("/", ".DS_Store"))
+    ]
+
+
+def roots_of(names: Sequence[str]) -> list[str]:
+    """Return the folders that all names lie in, with their slash, the outermost first; the first is none."""
+    roots = [""]
+    while names and len(roots) <= _MAX_ROOTS:
+        outer = len(roots[-1])
+        deeper = names[0][: names[0].find("/", outer) + 1]
+        if len(deeper) <= outer or not all(name.startswith(deeper) for name in names):
+            break
+        roots.append(deeper)
+    return roots
+
+
+def root_where(names: Sequence[str], is_archive: Callable[[set[str]], bool]) -> str | None:
+    """Return the outermost folder whose names are what a format expects; None where there is none."""
+    for root in roots_of(names):
+        if is_archive({name[len(root) :] for name in names}):
+            return root
+    return None
 
 
 class ArchiveReader:

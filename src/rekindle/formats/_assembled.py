@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from rekindle.errors import UnreadableFile
 from rekindle.source import CHUNK_BYTES, Bytes
 from rekindle.tensors import contiguous_stride, element_count
+from rekindle.tree import Tensor
 
-__all__ = ["BAND_BYTES", "Assembled", "Box", "Concatenated", "check_tiling"]
+__all__ = ["BAND_BYTES", "Assembled", "Box", "Concatenated", "PartReader", "check_tiling"]
 
 BAND_BYTES = 8 * 1024**2
 
@@ -57,6 +58,27 @@ class Box:
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     read: Callable[[tuple[int, ...], tuple[int, ...]], Bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PartReader:
+    """Reads a box of a tensor that lies somewhere as a tensor of its own; what `Box.read` is made of.
+
+    Attributes:
+        tensor: the tensor that has it.
+        start: index of the box's first element in that tensor.
+    """
+
+    tensor: Tensor
+    start: tuple[int, ...]
+
+    def __call__(self, start: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
+        """Return the elements of `sizes` from index `start` of the box on, row-major and little-endian."""
+        from rekindle.gather import gather_elements  # noqa: PLC0415 - only when elements are read
+
+        tensor = self.tensor
+        inside = sum((a + b) * step for a, b, step in zip(self.start, start, tensor.stride, strict=True))
+        return gather_elements(tensor.storage, tensor.dtype, tensor.offset + inside, sizes, tensor.stride)
 
 
 @dataclass(frozen=True, slots=True)

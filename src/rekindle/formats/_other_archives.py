@@ -7,6 +7,7 @@ archive, a checkpoint zipped once more) are no models, and the finding names the
 from __future__ import annotations
 
 from rekindle.finding import Finding, Severity, Where
+from rekindle.formats._archive_storages import record_names, roots_of
 from rekindle.formats._zip_directory import Directory
 from rekindle.limits import Limits
 from rekindle.opened import Member, Opened
@@ -32,13 +33,17 @@ def opened_other(source: Source, directory: Directory, limits: Limits, findings:
     """Return an archive without a `torch.save` pickle as the format that knows it, or what it is as a finding."""
     from rekindle.formats import format_modules  # noqa: PLC0415 - it imports the formats
 
-    names = [record.name for record in directory.records if not record.name.startswith("__MACOSX")]
-    inner = _without_root(names)
-    for module in format_modules():
-        if hasattr(module, "is_archive") and module.is_archive(inner):
-            opened: Opened = module.read_archive(source, directory, limits, findings)
-            return opened
-    findings.append(_recognise(source.path, names, inner))
+    names = record_names(directory)
+    readers = [module for module in format_modules() if hasattr(module, "is_archive")]
+    for root in (roots := roots_of(names)):
+        inner = {name[len(root) :] for name in names}
+        for module in readers:
+            if module.is_archive(inner):
+                if root.count("/") > 1:
+                    findings.append(_packed_by_hand(root))
+                opened: Opened = module.read_archive(source, directory, limits, findings)
+                return opened
+    findings.append(_recognise(source.path, names, {name[len(roots[-1]) :] for name in names}))
     members = tuple(Member(r.name, r.raw, r.crc32) for r in directory.records if r.raw is not None)
     return Opened(
         source.path,
@@ -53,12 +58,16 @@ def opened_other(source: Source, directory: Directory, limits: Limits, findings:
     )
 
 
-def _without_root(names: list[str]) -> set[str]:
-    """Return the names without the folder around all of them."""
-    root = names[0].partition("/")[0] + "/" if names else ""
-    if not all(name.startswith(root) for name in names):
-        root = ""
-    return {name[len(root) :] for name in names}
+def _packed_by_hand(root: str) -> Finding:
+    return Finding(
+        "RK-FILE-30",
+        "unusual-root",
+        Severity.WARNING,
+        f"the records lie in {root[:200]!r}; torch expects exactly one folder around them",
+        why="the file was unpacked and packed again by hand",
+        do="pack it again without the outer folders; rekindle reads it as it is",
+        where=Where(member=root),
+    )
 
 
 def _recognise(path: str, names: list[str], inner: set[str]) -> Finding:

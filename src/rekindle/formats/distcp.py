@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from rekindle.errors import LimitExceeded, UnreadableFile
 from rekindle.finding import Severity
 from rekindle.formats._archive_storages import settle_storages, within
-from rekindle.formats._assembled import Assembled, Box, check_tiling
+from rekindle.formats._assembled import Assembled, Box, PartReader, check_tiling
 from rekindle.formats._folders import Folder, cut_list, opened_folder
 from rekindle.formats._items import ItemTensor, looks_whole, open_item, walk_items
 from rekindle.formats._sources import PooledSource, WindowSource
@@ -639,7 +639,11 @@ def _joined(folder: Folder, key: str, pieces: list[tuple[tuple[int, ...], Tensor
         if alike
         else first.shape
     )
-    boxes = [Box(at, tensor.shape, _reader(tensor)) for at, tensor in sorted(distinct.items())] if alike else []
+    boxes = (
+        [Box(at, tensor.shape, PartReader(tensor, (0,) * dims)) for at, tensor in sorted(distinct.items())]
+        if alike
+        else []
+    )
     problem = check_tiling(shape, boxes) if alike else "its pieces differ in element type or number of dimensions"
     if element_count(shape) >= 2**59:
         problem = "its pieces reach further than any tensor"
@@ -657,17 +661,3 @@ def _joined(folder: Folder, key: str, pieces: list[tuple[tuple[int, ...], Tensor
     elif all(tensor.storage.data is not None for tensor in distinct.values()):
         storage.data = Assembled(shape, itemsize, tuple(boxes))
     return Tensor(storage, first.dtype, 0, shape, contiguous_stride(shape))
-
-
-class _reader:  # noqa: N801 - a function that remembers its tensor
-    """Reads a part of a tensor that lies in a file of its own."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __call__(self, start: tuple[int, ...], sizes: tuple[int, ...]) -> Bytes:
-        from rekindle.gather import gather_elements  # noqa: PLC0415
-
-        tensor = self.tensor
-        offset = tensor.offset + sum(i * step for i, step in zip(start, tensor.stride, strict=True))
-        return gather_elements(tensor.storage, tensor.dtype, offset, sizes, tensor.stride)

@@ -88,7 +88,7 @@ def read_archive(source: Source, directory: Directory, limits: Limits, findings:
     """
     pairs: list[tuple[Value, Value]] = []
     for record in directory.records:
-        if record.data is None:
+        if record.data is None or not record.name.endswith(".npy"):
             continue
         key = record.name.removesuffix(".npy")
         value = _read_array(record.data, key, limits, findings)

@@ -165,7 +165,11 @@ class _Files:
         return source.read(0, source.size)
 
     def tensors(self, file: str) -> dict[str, Tensor]:
-        """Return the tensors of a safetensors file by key."""
+        """Return the tensors of a safetensors file by key; where `file` is an index, those of its files."""
+        from rekindle.store.state import is_index, parse_index  # noqa: PLC0415
+
+        if is_index(file):
+            return {key: self.tensor(part, key) for key, part in parse_index(file, self.content(file)).items()}
         if file not in self._tensors:
             from rekindle.formats import safetensors  # noqa: PLC0415
 

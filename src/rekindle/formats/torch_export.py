@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from rekindle.errors import UnreadableFile
 from rekindle.finding import Finding, Severity
-from rekindle.formats._archive_storages import ArchiveReader, common_root, directory_of, nested_value
+from rekindle.formats._archive_storages import ArchiveReader, directory_of, nested_value, record_names, root_where
 from rekindle.formats._values import count_of
 from rekindle.formats._zip_directory import Directory, inflate
 from rekindle.limits import DEFAULT_LIMITS, Limits
@@ -103,7 +103,8 @@ def read_archive(source: Source, directory: Directory, limits: Limits, findings:
     """
     from rekindle.listing import table_of  # noqa: PLC0415
 
-    archive = ArchiveReader(source, directory, common_root(directory), limits, findings)
+    root = root_where(record_names(directory), is_archive) or ""
+    archive = ArchiveReader(source, directory, root, limits, findings)
     models = _models(archive)
     weights: list[tuple[Value, Value]] = []
     constants: list[tuple[Value, Value]] = []

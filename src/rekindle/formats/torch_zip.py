@@ -27,6 +27,8 @@ __all__ = ["NAME", "read", "sniff"]
 
 NAME = "torch-zip"
 
+# Tensors that several processes have a part of each.
+_SPREAD = frozenset(("DTensor", "ShardedTensor"))
 _END_RECORD = b"PK\x05\x06"
 
 
@@ -117,6 +119,9 @@ class _Archive:
             text = self._small_text(name)
             if text is not None:
                 facts[fact] = text
+        if type(self.source) is Source and any(name.name in _SPREAD for name in self.globals):
+            # The file of one rank; in a folder of all ranks its reader needs the description of the parts instead.
+            tree, table = self._own_parts(tree, table, facts)
         self._report_layout()
         members = tuple(Member(r.name, r.raw, r.crc32) for r in self.directory.records if r.raw is not None)
         return Opened(
@@ -132,6 +137,20 @@ class _Archive:
             listed=readable,
             globals=self.globals,
         )
+
+    def _own_parts(self, tree: Value, table: TensorTable, facts: dict[str, object]) -> tuple[Value, TensorTable]:
+        from rekindle.formats.fsdp_ranks import of_one_rank  # noqa: PLC0415 - rare
+        from rekindle.listing import table_of  # noqa: PLC0415
+
+        tree, parts, found = of_one_rank(tree, self.limits)
+        if not parts:
+            return tree, table
+        facts["parts"] = parts
+        listed = {finding.name for finding in self.findings}
+        table, again = table_of(tree, self.limits)
+        self.findings.extend(finding for finding in again if finding.name not in listed)
+        self.findings.extend(found)
+        return tree, table
 
     def _read_tree(self) -> tuple[Value, TensorTable, bool]:
         from rekindle.formats._nested import nested_reader  # noqa: PLC0415 - pulls in the pickle machine

@@ -6,7 +6,7 @@ here. Law: afterwards the tree holds clean nodes only, each still the same objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import cast
 
@@ -14,7 +14,7 @@ from rekindle.tree import Global, Map, Module, Record, SetOf, SparseTensor, Tens
 from rekindle.unpickling.known_globals import Context
 from rekindle.unpickling.program import TooMuch
 
-__all__ = ["finish"]
+__all__ = ["finish", "put_in_place"]
 
 _CONTAINERS = frozenset((list, tuple, Map, SetOf, Record, Module, Tensor, SparseTensor))
 
@@ -39,7 +39,7 @@ def finish(value: Value, built: list[Record], context: Context) -> Value:
             if module is not None:
                 become[id(record)] = (record, module)
     if become:
-        value = _put_in_place(value, {key: node for key, (_, node) in become.items()})
+        value = put_in_place(value, {key: node for key, (_, node) in become.items()})
     _check_depth(value, context.limits.depth)
     return value
 
@@ -150,6 +150,8 @@ def _names(value: Value, context: Context) -> dict[str, Value] | None:
 
 # ---- records that turned out to be something else
 
+_REPLACED = (Record, Tensor)
+
 
 def _parts(node: Value) -> Iterable[Value]:
     """Return what a container holds itself; the result may be a temporary, its elements never are."""
@@ -173,8 +175,13 @@ def _parts(node: Value) -> Iterable[Value]:
     return ()
 
 
-def _put_in_place(root: Value, become: dict[int, Value]) -> Value:
-    """Replace records everywhere; tuples that hold one are made anew, all other containers stay what they are."""
+def put_in_place(root: Value, become: Mapping[int, Value]) -> Value:
+    """Return a tree with records and tensors replaced everywhere.
+
+    Args:
+        root: the tree; tuples that hold one are made anew, all other containers stay what they are.
+        become: id of a node that is kept somewhere -> what comes in its place.
+    """
     root = become.get(id(root), root)
     nodes: dict[int, Value] = {}
     pending = [root]
@@ -190,14 +197,14 @@ def _put_in_place(root: Value, become: dict[int, Value]) -> Value:
     def now(value: Value) -> Value:
         if type(value) is tuple:
             return renewed.get(id(value), value)
-        return become.get(id(value), value) if type(value) is Record else value
+        return become.get(id(value), value) if type(value) in _REPLACED else value
 
     for node in nodes.values():
         _replace_parts(node, now)
     return now(root)
 
 
-def _renew_tuples(tuples: list[tuple[Value, ...]], become: dict[int, Value]) -> dict[int, Value]:
+def _renew_tuples(tuples: list[tuple[Value, ...]], become: Mapping[int, Value]) -> dict[int, Value]:
     """Return id -> tuple as it is after replacing, inner tuples first: a tuple is in itself only through a list."""
     renewed: dict[int, Value] = {}
     pending: list[tuple[tuple[Value, ...], bool]] = [(node, False) for node in tuples]
@@ -210,7 +217,11 @@ def _renew_tuples(tuples: list[tuple[Value, ...]], become: dict[int, Value]) -> 
             pending.extend((part, False) for part in node if type(part) is tuple and id(part) not in renewed)
             continue
         parts = tuple(
-            renewed[id(part)] if type(part) is tuple else become.get(id(part), part) if type(part) is Record else part
+            renewed[id(part)]
+            if type(part) is tuple
+            else become.get(id(part), part)
+            if type(part) in _REPLACED
+            else part
             for part in node
         )
         changed = any(fresh is not old for fresh, old in zip(parts, node, strict=True))

@@ -14,13 +14,13 @@ Facts: CPython 3.13 `Lib/pickle.py` (`_Unpickler`) and `Modules/_pickle.c`.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - the module calls it `error`
 from typing import Any, TypeAlias
 
+from rekindle.collecting import without_collecting
 from rekindle.errors import UnreadableFile
 from rekindle.finding import Finding
 from rekindle.limits import DEFAULT_LIMITS, Limits
@@ -103,21 +103,16 @@ def run_program(
     """
     data, was_cut = cut(data, start, limits)
     machine = _Machine(data, start, persistent, nested, limits)
-    # Nothing is garbage before the program ends; looking for it all the same makes a run at least half as long again
-    # (measured by benchmarks/pickle_programs.py).
-    collects = gc.isenabled()
-    if collects:
-        gc.disable()
     try:
-        value = _run(machine)
-        value = finish(value, machine.built, machine.context)
+        # Nothing is garbage before the program ends; looking for it all the same makes a run at least half as long
+        # again (measured by benchmarks/pickle_programs.py).
+        with without_collecting():
+            value = _run(machine)
+            value = finish(value, machine.built, machine.context)
     except _Foreign as foreign:
         raise foreign.error from None
     except (Malformed, IndexError, KeyError, StructError) as problem:
         raise _explained(problem, machine, was_cut=was_cut) from None
-    finally:
-        if collects:
-            gc.enable()
     return Outcome(value, machine.at, machine.globals, machine.protocol, machine.context.findings)
 
 
