@@ -97,6 +97,20 @@ def test_killed_while_a_step_is_replaced_one_of_the_two_is_always_there(tmp_path
             assert judge(str(run), life.promises) is None, f"killed {plan.mode} call {plan.nth}: {calls[plan.nth - 1]}"
 
 
+def test_killed_while_a_file_is_linked_nothing_promised_is_lost(tmp_path):
+    """The third save of a run whose frozen file has one more name with each."""
+    calls = calls_of_a_life(tmp_path / "count", 3, job.linking)
+    links = [nth for nth, call in enumerate(calls, start=1) if call.name == "link"]
+    assert len(links) == 2
+    for plan in plans(tmp_path, calls):
+        if abs(plan.nth - links[1]) <= 4:
+            run, life = die(tmp_path, plan, "linking", last=3)
+            assert life.killed, life.errors
+            assert judge(str(run), life.promises) is None, f"killed {plan.mode} call {plan.nth}: {calls[plan.nth - 1]}"
+            job.live(str(run), 4, job.linking, promise=lambda _: None)
+            assert newest_good(str(run)).step == 4
+
+
 def test_the_lives_that_follow_may_be_killed_as_well(tmp_path):
     rng = random.Random(7)
     count = len(calls_of_a_life(tmp_path / "count"))

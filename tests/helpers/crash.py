@@ -149,6 +149,7 @@ class _Wrapper:
         "rmdir",
         "ftruncate",
         "truncate",
+        "link",
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -256,6 +257,12 @@ class _Wrapper:
         if a is None and b is None:
             return self.real[name](old, new)
         return self.step(Call("rename", a or os.fspath(old), b or os.fspath(new)), lambda: self.real[name](old, new))
+
+    def _link(self, old, new):
+        a, b = self.counts(old), self.counts(new)
+        if a is None or b is None:
+            return self.real["link"](old, new)
+        return self.step(Call("link", a, b), lambda: self.real["link"](old, new))
 
     def _rename(self, old, new):
         return self._two("rename", old, new)

@@ -26,6 +26,9 @@ def contents(step):
     return {"model.bin": seed * (20 + step), "state.json": b'{"step": %d}\n' % step}
 
 
+FROZEN = "frozen.bin"
+
+
 def writers(step):
     return {name: (lambda out, data=data: out.write(data)) for name, data in contents(step).items()}
 
@@ -33,6 +36,18 @@ def writers(step):
 def right(run, step):
     """The saver under test."""
     return commits.commit(run, step, writers(step), {"made": "by a test"}, need_bytes=10_000).step
+
+
+def linking(run, step):
+    """The saver under test, with a file that never changes: from the second snapshot on it is a link."""
+    earlier = None
+    found = newest_good(run.path)
+    if found.snapshot is not None:
+        files = read_manifest(found.snapshot).files
+        stamps = {name: commits.stamp_of(os.path.join(found.snapshot, name)) for name in files}
+        earlier = commits.Earlier(found.snapshot, files, stamps, {FROZEN, "model.bin"})
+    files = {FROZEN: lambda out: out.write(b"frozen" * 50), **writers(step)}
+    return commits.commit(run, step, files, {"made": "by a test"}, earlier=earlier).step
 
 
 def problem_with(snapshot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -202,6 +203,43 @@ def test_a_rename_that_happened_although_an_error_came_back_is_a_rename(tmp_path
     (tmp_path / "a").mkdir()
     rename_new(str(tmp_path / "a"), str(tmp_path / "b"))
     assert os.listdir(tmp_path) == ["b"]
+
+
+def twice_over_nfs(monkeypatch, name, number):
+    """A request that is sent twice: it is done, and what comes back is the answer to the second one."""
+    real = getattr(os, name)
+
+    def move(old, new):
+        real(old, new)
+        raise OSError(number, os.strerror(number), old, None, new)
+
+    monkeypatch.setattr(os, name, move)
+    monkeypatch.setattr(atomic, "_renameat2", lambda: lambda *_: errno.EINVAL)  # NFS has no flags for rename
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST])
+def test_a_plain_rename_and_a_replacement_that_happened_although_an_error_came_back_are_done(
+    tmp_path, monkeypatch, number
+):
+    twice_over_nfs(monkeypatch, "rename", number)
+    (tmp_path / "a").mkdir()
+    rename_new(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert os.listdir(tmp_path) == ["b"]
+    twice_over_nfs(monkeypatch, "replace", number)
+    with write_beside(tmp_path / "file") as out:
+        out.write(b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_a_rename_that_failed_and_did_not_happen_is_an_error(tmp_path, monkeypatch):
+    def never(old, new):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", old, None, new)
+
+    monkeypatch.setattr(os, "rename", never)
+    monkeypatch.setattr(atomic, "_renameat2", lambda: lambda *_: errno.EINVAL)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileNotFoundError):
+        rename_new(str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 def test_exchange_swaps_two_folders(tmp_path):

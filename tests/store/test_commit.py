@@ -9,7 +9,16 @@ import pytest
 
 from rekindle.errors import RunError
 from rekindle.store import commit as commits
-from rekindle.store.commit import Committed, clean_leftovers, commit, remove_tree
+from rekindle.store.commit import (
+    Committed,
+    abandon,
+    begin,
+    clean_leftovers,
+    commit,
+    finish,
+    remove_tree,
+    write_files,
+)
 from rekindle.store.lock import hold
 from rekindle.store.manifest import read_manifest, verify
 
@@ -121,3 +130,39 @@ def test_a_full_disk_is_named_though_the_call_that_noticed_knows_only_a_number(r
     with pytest.raises(OSError, match="No space left") as caught:
         commit(run, 1, {"model.bin": full}, {})
     assert caught.value.filename == run.path
+
+
+def test_several_writers_share_one_commit(run):
+    """What ranks do: one begins, each writes its own files, one finishes with what all of them say."""
+    pending = begin(run, 7, need_bytes=1000)
+    records = {}
+    for rank in range(3):
+        records |= write_files(pending.folder, {f"rank-{rank}.bin": lambda out, n=rank: out.write(bytes([n]) * 10)})
+    done = finish(run, pending, records, {"world_size": 3})
+    assert done == Committed(7, os.path.join(run.path, "snapshots", "step-00000007"), 30)
+    assert verify(done.path) is None
+    assert sorted(read_manifest(done.path).files) == ["rank-0.bin", "rank-1.bin", "rank-2.bin"]
+    assert not os.path.exists(pending.folder)
+
+
+def test_a_commit_that_nobody_finishes_is_not_there_and_leaves_nothing(run):
+    pending = begin(run, 7)
+    write_files(pending.folder, files())
+    assert os.listdir(os.path.join(run.path, "snapshots")) == [os.path.basename(pending.folder)]
+    abandon(pending)
+    abandon(pending)
+    assert os.listdir(os.path.join(run.path, "snapshots")) == []
+
+
+def test_two_writers_cannot_write_one_file(run):
+    pending = begin(run, 7)
+    write_files(pending.folder, files())
+    with pytest.raises(FileExistsError):
+        write_files(pending.folder, files())
+
+
+def test_beginning_a_step_that_is_there_says_so_and_finishing_it_gives_that_one(run):
+    there = commit(run, 7, files(), {})
+    pending = begin(run, 7)
+    assert pending.already is not None
+    assert finish(run, pending, {}, {}).path == there.path

@@ -17,6 +17,7 @@ from rekindle.store.state import (
     State,
     decode_state,
     encode_state,
+    parse_index,
     parse_reference,
 )
 
@@ -113,3 +114,27 @@ def test_another_version_is_said():
     text = encode_state(STATE).replace(b'"format_version": 1', b'"format_version": 2')
     with pytest.raises(UnreadableFile, match="written in format 2; this rekindle reads 1"):
         decode_state(text)
+
+
+def test_an_index_says_which_key_lies_in_which_file():
+    data = b'{"metadata": {"total_size": 3}, "weight_map": {"a.weight": "model-00002-of-00002.safetensors"}}'
+    assert parse_index("model.safetensors.index.json", data) == {"a.weight": "model-00002-of-00002.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"weight_map": []}',
+        b'{"weight_map": {"a": 3}}',
+        b'{"weight_map": {"a": "../a.safetensors"}}',
+        b'{"weight_map": {"a": "/etc/passwd"}}',
+        b'{"weight_map": {"a": "model.safetensors.index.json"}}',
+        b'{"weight_map": {"a": "x", "a": "y"}}',
+    ],
+)
+def test_an_index_of_anything_else_is_unreadable(data):
+    with pytest.raises(UnreadableFile):
+        parse_index("model.safetensors.index.json", data)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from rekindle.errors import StateMismatch
-from rekindle.run.host_tensors import HostBytes, all_finite, copy_bits, is_dense, quantizer_of, sparse_parts
+from rekindle.run.host_tensors import (
+    HostBytes,
+    copy_to_host,
+    is_dense,
+    new_host_buffer,
+    quantizer_of,
+    sparse_parts,
+    view_of,
+)
 from rekindle.run.tracked import (
     canonical_keys,
     class_name,
@@ -18,16 +28,19 @@ from rekindle.run.tracked import (
     non_persistent_buffers,
     place_of,
 )
-from rekindle.store.atomic import FileWriter
 from rekindle.store.manifest import is_safe_name
 from rekindle.store.plain import Json, Path, encode, path_text
 from rekindle.store.state import Entry, ModuleEntry, ObjectEntry, OptimizerEntry, OptimizerGroup, Reference
 from rekindle.tensors import DTYPES, contiguous_stride
+from rekindle.writers import Out
 from rekindle.writers.safetensors import NamedTensor, write_tensors
 
-__all__ = ["STATE_TENSORS", "Shelf", "bytes_writer", "capture_all", "tensor_writer"]
+__all__ = ["STATE_TENSORS", "Shelf", "bytes_writer", "capture_all", "sample_of", "tensor_writer"]
 
 STATE_TENSORS = "state.safetensors"
+# Frozen parameters of a module that is trained otherwise have a file of their own from this size on.
+SPLIT_BYTES = 1024**2
+_SAMPLED_BYTES = 512
 
 
 def capture_all(tracked: Mapping[str, object], shelf: Shelf) -> tuple[dict[str, Entry], list[str]]:
@@ -55,15 +68,23 @@ class Shelf:
     """The host copies of a capture, by file and key; filled into the buffers of an earlier one where they fit.
 
     Attributes:
-        not_finite: the first parameter of a module that holds NaN or infinity, such as ``model.0.weight``. Buffers are
-            not asked: masks of infinities are meant.
+        parameters: (name such as ``model.0.weight``, host copy) of the modules' parameters, which ought to be finite.
+            Buffers are not among them: masks of infinities are meant.
+        small: name -> bytes of files without tensors.
+        frozen: names of files with nothing in them that is trained.
+        devices: CUDA devices that were told to copy and may still be at it.
+        wanted: in place of copies, the tensors that would be copied; None on a shelf that copies.
     """
 
-    def __init__(self, spare: dict[tuple[str, str], torch.Tensor]) -> None:
+    def __init__(self, spare: dict[tuple[str, str], torch.Tensor], *, copies: bool = True) -> None:
         self.spare = spare
+        self.wanted: dict[tuple[str, str], torch.Tensor] | None = None if copies else {}
         self.buffers: dict[tuple[str, str], torch.Tensor] = {}
         self.files: dict[str, list[NamedTensor]] = {}
-        self.not_finite: str | None = None
+        self.parameters: list[tuple[str, torch.Tensor]] = []
+        self.small: dict[str, bytes] = {}
+        self.frozen: set[str] = set()
+        self.devices: set[torch.device] = set()
 
     def put(self, file: str, key: str, tensor: torch.Tensor, path: Path) -> Reference:
         """Copy a tensor and return where it will lie."""
@@ -157,11 +178,17 @@ class Shelf:
         return free
 
     def _copy(self, file: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        if self.wanted is not None:
+            self.wanted[file, key] = tensor
+            self.buffers[file, key] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            return self.buffers[file, key]
         spare = self.spare.pop((file, key), None)
         if spare is None or spare.dtype != tensor.dtype or spare.shape != tensor.shape:
-            spare = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            spare = new_host_buffer(tensor)
         if tensor.numel():
-            copy_bits(spare, tensor)
+            copy_to_host(spare, tensor)
+            if tensor.is_cuda:
+                self.devices.add(tensor.device)
         self.buffers[file, key] = spare
         return spare
 
@@ -185,19 +212,32 @@ class Shelf:
             raise StateMismatch(f"{where}: rekindle does not know the type {tensor.dtype}")
 
 
-def tensor_writer(tensors: Sequence[NamedTensor]) -> Callable[[FileWriter], None]:
+def tensor_writer(tensors: Sequence[NamedTensor]) -> Callable[[Out], None]:
     """Return what writes these tensors as one safetensors file."""
 
-    def write(out: FileWriter) -> None:
+    def write(out: Out) -> None:
         write_tensors(tensors, out)
 
     return write
 
 
-def bytes_writer(data: bytes) -> Callable[[FileWriter], None]:
+def sample_of(tensors: Sequence[NamedTensor]) -> int:
+    """Return a CRC-32 over a little of each tensor: another one tells that they changed, the same one nothing."""
+    crc = 0
+    for named in tensors:
+        crc = zlib.crc32(f"{named.key} {named.dtype} {named.shape}".encode("utf-8", "surrogatepass"), crc)
+        data = named.data
+        if isinstance(data, HostBytes) and data.size:
+            view = view_of(data.tensor)
+            for at in (0, len(view) // 2, max(0, len(view) - _SAMPLED_BYTES)):
+                crc = zlib.crc32(view[at : at + _SAMPLED_BYTES], crc)
+    return crc
+
+
+def bytes_writer(data: bytes) -> Callable[[Out], None]:
     """Return what writes these bytes."""
 
-    def write(out: FileWriter) -> None:
+    def write(out: Out) -> None:
         out.write(data)
 
     return write
@@ -232,19 +272,28 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
     shared: dict[tuple[object, ...], list[str]] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     plain_parameter = {plain: parameters[key] for key, plain in canonical_keys(list(parameters)).items()}
-    shelf.files.setdefault(file, [])
+    ordinary = {plain[key]: value for key, value in live.items() if _is_ordinary(key, value)}
+    shard_of = _shards(file, ordinary, plain_parameter)
+    placed: dict[str, str] = {}
+    for shard in dict.fromkeys(shard_of.values()) or (file,):
+        shelf.files.setdefault(shard, [])
     for key, value in live.items():
         path = (name, plain[key])
         if _is_ordinary(key, value):
-            reference = shelf.put(file, plain[key], value, path)
+            reference = shelf.put(shard_of[plain[key]], plain[key], value, path)
+            placed[reference.key] = reference.file
             if reference.key != plain[key]:  # a name that no file can hold
                 elsewhere[plain[key]] = reference.to_json()
-            if shelf.not_finite is None and plain[key] in plain_parameter and not all_finite(shelf.copy_of(reference)):
-                shelf.not_finite = f"{name}.{plain[key]}"
+            if plain[key] in plain_parameter:
+                shelf.parameters.append((f"{name}.{plain[key]}", shelf.copy_of(reference)))
             if value.numel():
                 shared.setdefault(place_of(value), []).append(plain[key])
         else:
             elsewhere[plain[key]] = encode(value, path, shelf.leaf(STATE_TENSORS))
+    if len(set(shard_of.values())) > 1:
+        file = f"{file}.index.json"
+        shelf.small[file] = _index(placed, sum(tensor.nbytes for tensor in ordinary.values()))
+    shelf.frozen.update(_frozen_files(shard_of, plain_parameter))
     buffers = non_persistent_buffers(module)
     plain_buffer = canonical_keys(list(buffers))
     return ModuleEntry(
@@ -259,6 +308,32 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
         frozen=tuple(key for key, value in plain_parameter.items() if not value.requires_grad),
         tied=tuple(tuple(group) for group in shared.values() if len(group) > 1),
     )
+
+
+def _shards(
+    file: str, ordinary: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, str]:
+    """Return key -> file: one file for all; two where a large part is frozen, so that it need not be written again.
+
+    Names and index are those of Hugging Face's shards, which everything that reads safetensors knows.
+    """
+    still = [key for key in ordinary if key in parameters and not parameters[key].requires_grad]
+    size = sum(ordinary[key].nbytes for key in still)
+    if size < SPLIT_BYTES or len(still) == len(ordinary):
+        return dict.fromkeys(ordinary, file)
+    stem = file.removesuffix(".safetensors")
+    frozen = f"{stem}-00002-of-00002.safetensors"
+    return {**dict.fromkeys(ordinary, f"{stem}-00001-of-00002.safetensors"), **dict.fromkeys(still, frozen)}
+
+
+def _index(placed: Mapping[str, str], total_bytes: int) -> bytes:
+    whole = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(placed.items()))}
+    return json.dumps(whole, indent=2).encode() + b"\n"
+
+
+def _frozen_files(shard_of: Mapping[str, str], parameters: Mapping[str, torch.nn.Parameter]) -> set[str]:
+    trained = {file for key, file in shard_of.items() if key not in parameters or parameters[key].requires_grad}
+    return set(shard_of.values()) - trained
 
 
 def _is_ordinary(key: str, value: object) -> bool:

@@ -23,16 +23,22 @@ __all__ = [
     "alike",
     "all_finite",
     "copy_bits",
+    "copy_to_host",
     "dtype_named",
     "is_dense",
     "items_of",
+    "new_host_buffer",
     "on_device",
     "quantized",
     "quantizer_of",
     "sparse_parts",
+    "touch",
     "view_of",
 ]
 
+# Torch sums longer tensors with several threads, which would take processors away from the training.
+_SUMMED_AT_ONCE = 32_768
+_CHUNK_BYTES = 8 * 1024**2
 _SUMMED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 
 
@@ -48,10 +54,11 @@ class HostBytes:
         return self.tensor.nbytes
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-        """Yield the bytes in pieces, without copying."""
+        """Yield the bytes in pieces, without copying; larger ones than asked for, to come back to Python less often."""
         view = view_of(self.tensor)
-        for at in range(0, len(view), chunk_bytes):
-            yield view[at : at + chunk_bytes]
+        step = max(chunk_bytes, _CHUNK_BYTES)
+        for at in range(0, len(view), step):
+            yield view[at : at + step]
 
 
 def view_of(tensor: torch.Tensor) -> memoryview:
@@ -67,12 +74,46 @@ def copy_bits(target: Any, source: Any) -> None:
         target.copy_(source)
 
 
+def new_host_buffer(tensor: torch.Tensor) -> torch.Tensor:
+    """Return memory on the CPU for the elements of a tensor; pinned where a CUDA device will copy into it."""
+    if tensor.is_cuda:
+        try:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+        except RuntimeError:  # the system lets nobody pin so much
+            pass
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+
+def touch(buffer: torch.Tensor) -> None:
+    """Write to memory that is new, so that it is really there; the first write is what costs."""
+    if buffer.nbytes:
+        ctypes.memset(buffer.data_ptr(), 0, buffer.nbytes)
+
+
+def copy_to_host(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a tensor into a contiguous host buffer of its type and shape.
+
+    From a CUDA device into pinned memory the copy is only ordered: it is done, before anything that is ordered after it
+    on this stream, once an event that is recorded now has come. All else is done when this returns, by one thread where
+    the elements lie in one block: torch would use several, and wait long for them where other processes (data loaders)
+    keep the processors busy.
+    """
+    plain = source.device.type == "cpu" and source.is_contiguous() and not (source.is_conj() or source.is_neg())
+    if plain and source.nbytes:
+        ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+        return
+    with torch.no_grad():
+        target.copy_(source, non_blocking=source.is_cuda and target.is_pinned())
+
+
 def all_finite(tensor: torch.Tensor) -> bool:
     """Tell whether a CPU tensor of floating or complex numbers holds neither NaN nor infinity; any other does not."""
     if tensor.dtype not in _SUMMED:  # whole numbers; and floats of 8 bits or fewer, which no optimizer updates
         return True
     # A sum is finite only if all is, and costs a tenth of asking each element; it may overflow without one.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    flat = tensor.reshape(-1)
+    parts = (flat[at : at + _SUMMED_AT_ONCE] for at in range(0, flat.numel(), _SUMMED_AT_ONCE))
+    return all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in parts)
 
 
 def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

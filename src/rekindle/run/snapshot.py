@@ -17,7 +17,7 @@ persistent are in no state dict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,18 +25,29 @@ import torch
 
 from rekindle.errors import SnapshotDamaged, StateMismatch
 from rekindle.keys import near_names
-from rekindle.run.capture import STATE_TENSORS, Shelf, bytes_writer, capture_all, tensor_writer
-from rekindle.run.host_tensors import view_of
+from rekindle.run.capture import STATE_TENSORS, Shelf, bytes_writer, capture_all, sample_of, tensor_writer
+from rekindle.run.host_tensors import all_finite, new_host_buffer, touch, view_of
 from rekindle.run.restore import plan
 from rekindle.run.snapshot_files import SnapshotFiles, damaged, or_damaged
 from rekindle.run.tracked import kind_of_tracked, names_of_parameters
-from rekindle.store.atomic import FileWriter
 from rekindle.store.layout import STATE_NAME
 from rekindle.store.manifest import Manifest, read_manifest
 from rekindle.store.plain import decode, encode
 from rekindle.store.state import State, decode_state, encode_state
+from rekindle.writers import Out
+from rekindle.writers.safetensors import NamedTensor
 
-__all__ = ["Captured", "Restored", "Saved", "capture", "kind_of_tracked", "read", "restore"]
+__all__ = [
+    "Captured",
+    "Restored",
+    "Saved",
+    "capture",
+    "kind_of_tracked",
+    "make_buffers",
+    "read",
+    "restore",
+    "wanted_buffers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +55,37 @@ class Captured:
     """A copy of everything that is tracked, ready for `rekindle.store.commit.commit`.
 
     Attributes:
-        files: name -> what writes it; may be called from another thread, once each.
+        files: name -> what writes it; may be called from other threads, and again.
         size_bytes: bytes of all files, nearly; for the check of the room.
         notes: what the snapshot cannot hold although training depends on it, one line each.
-        not_finite: the first parameter of a module that holds NaN or infinity; None where all are finite.
+        frozen: names of files that hold nothing that is trained.
         buffers: (file, key) -> host tensor; hand the whole value to the next `capture` to use them again.
+        parameters: (name, host tensor) of what ought to be finite.
+        tensors: name -> tensors of a file.
+        copied: events of the devices that were told to copy; `wait` before a buffer is looked at.
     """
 
-    files: Mapping[str, Callable[[FileWriter], None]]
+    files: Mapping[str, Callable[[Out], None]]
     size_bytes: int
     notes: tuple[str, ...]
-    not_finite: str | None
+    frozen: frozenset[str]
     buffers: Mapping[tuple[str, str], torch.Tensor] = field(repr=False)
+    parameters: Sequence[tuple[str, torch.Tensor]] = field(repr=False)
+    tensors: Mapping[str, Sequence[NamedTensor]] = field(repr=False)
+    copied: Sequence[torch.cuda.Event] = field(repr=False)
+
+    def wait(self) -> None:
+        """Wait until every device has copied; on the CPU it has."""
+        for event in self.copied:
+            event.synchronize()
+
+    def not_finite(self) -> str | None:
+        """Return the first parameter of a module that holds NaN or infinity, such as ``model.0.weight``."""
+        return next((name for name, copy in self.parameters if not all_finite(copy)), None)
+
+    def samples(self) -> dict[str, int]:
+        """Return name -> CRC-32 over a little of each tensor, for the files that hold tensors."""
+        return {name: sample_of(tensors) for name, tensors in self.tensors.items() if tensors}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +125,75 @@ class Restored:
     notes: tuple[str, ...]
 
 
-def capture(tracked: Mapping[str, object], extra: Mapping[str, object], *, reuse: Captured | None = None) -> Captured:
+def wanted_buffers(tracked: Mapping[str, object]) -> dict[tuple[str, str], torch.Tensor]:
+    """Return (file, key) -> tensor of all that `capture` would copy now.
+
+    Raises:
+        StateMismatch: as `capture`.
+    """
+    shelf = Shelf({}, copies=False)
+    capture_all(tracked, shelf)
+    return shelf.wanted or {}
+
+
+def make_buffers(wanted: Mapping[tuple[str, str], torch.Tensor]) -> dict[tuple[str, str], torch.Tensor]:
+    """Return memory for these tensors that is really there; the first copy into it is then as fast as any other."""
+    found = {}
+    for place, tensor in wanted.items():
+        found[place] = new_host_buffer(tensor)
+        touch(found[place])
+    return found
+
+
+def capture(
+    tracked: Mapping[str, object],
+    extra: Mapping[str, object],
+    *,
+    reuse: Captured | None = None,
+    spare: Mapping[tuple[str, str], torch.Tensor] | None = None,
+) -> Captured:
     """Copy the state of everything that is tracked to host memory.
+
+    What a CUDA device holds is copied in the order of its current stream: nothing that is ordered there later can
+    change it, and the process goes on meanwhile. `Captured.wait` waits for it, in whatever thread writes.
 
     Args:
         tracked: name -> module, optimizer, object with a state dict, dict of plain values and tensors, tensor, or
             random generator of torch, NumPy or Python.
         extra: plain values and tensors that the run keeps for itself.
         reuse: an earlier capture that is written; its buffers are filled again instead of making new ones.
+        spare: buffers from `make_buffers`, where there is no earlier capture.
 
     Raises:
         StateMismatch: something cannot be saved; named by its path, such as ``scheduler['lr_lambdas'][0]``.
     """
-    shelf = Shelf({} if reuse is None else dict(reuse.buffers))
+    shelf = Shelf(dict(spare or {}) if reuse is None else dict(reuse.buffers))
     entries, notes = capture_all(tracked, shelf)
     kept = encode(dict(extra), ("run",), shelf.leaf(STATE_TENSORS))
     state = encode_state(State(entries, kept))
-    writers: dict[str, Callable[[FileWriter], None]] = {
-        file: tensor_writer(tensors) for file, tensors in shelf.files.items()
-    }
+    writers: dict[str, Callable[[Out], None]] = {file: tensor_writer(tensors) for file, tensors in shelf.files.items()}
+    writers |= {file: bytes_writer(data) for file, data in shelf.small.items()}
     writers[STATE_NAME] = bytes_writer(state)
     header_bytes = sum(len(key) + 160 for _, key in shelf.buffers)
     size = sum(tensor.nbytes for tensor in shelf.buffers.values()) + len(state) + header_bytes
-    return Captured(writers, size, tuple(notes), shelf.not_finite, shelf.buffers)
+    size += sum(map(len, shelf.small.values()))
+    return Captured(
+        writers,
+        size,
+        tuple(notes),
+        frozenset(shelf.frozen),
+        shelf.buffers,
+        shelf.parameters,
+        shelf.files,
+        tuple(map(_event_on, shelf.devices)),
+    )
+
+
+def _event_on(device: torch.device) -> torch.cuda.Event:
+    """Return an event that comes when all that was ordered on a device's current stream is done."""
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch gives it no types
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def read(snapshot_path: str) -> Saved:

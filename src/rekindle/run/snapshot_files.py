@@ -12,7 +12,7 @@ from rekindle.errors import RekindleError, SnapshotDamaged, StateMismatch, Unrea
 from rekindle.run.host_tensors import copy_bits, dtype_named, is_dense, items_of, on_device, quantized, view_of
 from rekindle.store.manifest import Manifest, read_verified
 from rekindle.store.plain import Json
-from rekindle.store.state import Reference, parse_reference
+from rekindle.store.state import Reference, is_index, parse_index, parse_reference
 from rekindle.tensors import DTYPE_OF_SAFETENSORS, DTYPES, element_count
 
 __all__ = ["SnapshotFiles", "damaged", "or_damaged"]
@@ -29,6 +29,7 @@ class SnapshotFiles:
         self.manifest = manifest
         self._bytes: dict[str, torch.Tensor] = {}
         self._headers: dict[str, dict[str, tuple[str, tuple[int, ...], int, int]]] = {}
+        self._indices: dict[str, Mapping[str, str]] = {}
 
     def bytes_of(self, name: str) -> torch.Tensor:
         """Return the content of a file as a flat uint8 tensor."""
@@ -41,11 +42,19 @@ class SnapshotFiles:
         return self._bytes[name]
 
     def keys(self, file: str) -> list[str]:
-        """Return the keys of a safetensors file."""
-        return list(self._header(file))
+        """Return the keys of a safetensors file, or of all files of an index."""
+        return list(self._shard_of(file) or self._header(file))
 
     def tensor(self, file: str, key: str) -> torch.Tensor:
-        """Return a tensor that looks into the file's bytes; copy it before keeping it."""
+        """Return a tensor that looks into the file's bytes; copy it before keeping it.
+
+        Args:
+            file: a safetensors file, or an index of several.
+            key: of the tensor.
+        """
+        file = self._shard_of(file).get(key, file)
+        if is_index(file):
+            raise UnreadableFile(f"{file} has no tensor {ascii(key)[:80]}")
         header = self._header(file)
         if key not in header:
             raise UnreadableFile(f"{file} has no tensor {ascii(key)[:80]}")
@@ -129,6 +138,14 @@ class SnapshotFiles:
                     tensors[row], tensors[column], tensors["values"], shape, layout=kind
                 )
         return made
+
+    def _shard_of(self, file: str) -> Mapping[str, str]:
+        """Return key -> file where `file` is an index; nothing where it is a safetensors file itself."""
+        if not is_index(file):
+            return {}
+        if file not in self._indices:
+            self._indices[file] = parse_index(file, bytes(view_of(self.bytes_of(file))))
+        return self._indices[file]
 
     def _header(self, file: str) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
         """Return key -> (dtype, shape, first byte, end) of a safetensors file, every range inside it."""

@@ -220,7 +220,7 @@ def write_beside(
         if writer._fd >= 0:  # noqa: SLF001 - this module's own class
             writer.finish()
         if overwrite:
-            os.replace(writer.path, target)
+            _unless_done(os.replace, os.lstat(writer.path), writer.path, target)
         else:
             rename_new(writer.path, target)
     except BaseException as error:
@@ -264,8 +264,8 @@ def rename_new(old: str, new: str) -> None:
         OSError: the rename failed.
     """
     renameat2 = _renameat2()
+    mine = os.lstat(old)
     if renameat2 is not None:
-        mine = os.lstat(old)
         code = renameat2(os.fsencode(old), os.fsencode(new), _RENAME_NOREPLACE)
         if code == 0 or (code in _DOUBTFUL and _has_moved(mine, old, new)):
             return
@@ -273,7 +273,16 @@ def rename_new(old: str, new: str) -> None:
             raise OSError(code, os.strerror(code), old, None, new)
     if os.path.lexists(new):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), old, None, new)
-    os.rename(old, new)
+    _unless_done(os.rename, mine, old, new)
+
+
+def _unless_done(move: Callable[[str, str], None], mine: os.stat_result, old: str, new: str) -> None:
+    """Move a file, and let an error pass that comes although it was moved."""
+    try:
+        move(old, new)
+    except OSError as error:
+        if error.errno not in _DOUBTFUL or not _has_moved(mine, old, new):
+            raise
 
 
 def exchange(old: str, new: str) -> bool:

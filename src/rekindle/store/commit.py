@@ -12,14 +12,29 @@
 Only then does `commit` return: the save is promised, and no crash takes it back. Leaving out any one of these steps
 loses promised saves or takes wrong data; `tests/crash` shows it for each. Any error ends the attempt: its folder is
 removed, the earlier snapshots were never touched, and no fsync is ever tried a second time.
+
+`commit` is three calls, which several processes can share: `begin` (steps 1 to 3, by the holder of the lock),
+`write_files` (step 4, by anybody who sees the folder, each their own files) and `finish` (steps 5 to 8, by the holder,
+with what every writer returned). Whoever fails in between has `abandon` called by the holder.
+
+Digests are taken from memory, by threads of their own, while the bytes are written: SHA-256 is slower than a good disk.
+
+A file whose bytes are those of the snapshot before need not be written again: it is a second name (a hard link) of that
+file, which stays as long as any snapshot has it. What says that they are the same bytes is their SHA-256, taken from
+memory now and from the other manifest; and the file must still have the size, and the time of its last change, that it
+had when it was written. Where the system refuses the link, the file is written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rekindle.errors import RunError
 from rekindle.store.atomic import FileWriter, exchange, fsync_folder, random_suffix, rename_new
@@ -32,10 +47,33 @@ from rekindle.store.layout import (
 )
 from rekindle.store.lock import RunLock
 from rekindle.store.manifest import FileFacts, encode_manifest, is_safe_name, read_manifest, verify
+from rekindle.writers import Out
 
-__all__ = ["Committed", "clean_leftovers", "commit", "move_to_trash", "remove_tree"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "Committed",
+    "Earlier",
+    "Pending",
+    "Writer",
+    "abandon",
+    "begin",
+    "clean_leftovers",
+    "commit",
+    "finish",
+    "move_to_trash",
+    "note_what_was_done",
+    "remove_tree",
+    "stamp_of",
+    "write_files",
+]
+
+Writer = Callable[[Out], object]
 
 _DEEPEST = 16
+_HASHERS = 2
+_PUSH_BYTES = 8 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +93,51 @@ class Committed:
     written: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A snapshot that is being written; what `begin` gives and `finish` takes.
+
+    Attributes:
+        step: optimizer updates done.
+        folder: where its files go, for `write_files`.
+        final: where it will lie.
+        replaces: whether it takes the place of a snapshot of the same step.
+        already: the step is there and holds, so nothing is to be written; `finish` gives this back.
+    """
+
+    step: int
+    folder: str
+    final: str
+    replaces: bool = False
+    already: Committed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The snapshot before, for files that need not be written again.
+
+    Attributes:
+        path: its folder.
+        files: name -> facts, of its manifest.
+        stamps: name -> (device, inode, size, time of the last change in ns) when it was known to hold.
+        likely: names that are worth the reading that tells whether their bytes are the same.
+    """
+
+    path: str
+    files: Mapping[str, FileFacts]
+    stamps: Mapping[str, tuple[int, int, int, int]]
+    likely: Collection[str]
+
+
 def commit(
     run: RunLock,
     step: int,
-    files: Mapping[str, Callable[[FileWriter], None]],
+    files: Mapping[str, Writer],
     facts: Mapping[str, object],
     *,
     need_bytes: int = 0,
     replace: bool = False,
+    earlier: Earlier | None = None,
 ) -> Committed:
     """Write a snapshot and return once it is promised.
 
@@ -73,33 +148,126 @@ def commit(
     Args:
         run: the run's lock.
         step: optimizer updates done.
-        files: name -> what writes its bytes, called once, in this order.
+        files: name -> what writes its bytes, in this order; the same bytes however often it is called.
         facts: JSON values for the manifest.
         need_bytes: bytes of all files, for the check of the room; 0 skips it.
         replace: write although the step is there, because what belongs to it changed (a run that is now finished).
+        earlier: where files may be linked to.
 
     Raises:
         RunError: not enough room on the disk, or the lock is no longer ours.
         OSError: the disk is full or failing, or the folder may not be written. The attempt left nothing.
         ValueError: a file's name, or a fact that is not JSON.
     """
-    run.require()
     _check_names(files)
+    pending = begin(run, step, need_bytes=need_bytes, replace=replace)
+    if pending.already is not None:
+        return pending.already
+    try:
+        records = write_files(pending.folder, files, earlier=earlier, sync_names=False)
+    except BaseException as error:
+        abandon(pending)
+        note_what_was_done(error, run, step)
+        raise
+    return finish(run, pending, records, facts)
+
+
+def begin(run: RunLock, step: int, *, need_bytes: int = 0, replace: bool = False) -> Pending:
+    """Make the folder that the files of a snapshot are written into.
+
+    Args:
+        run: the run's lock.
+        step: optimizer updates done.
+        need_bytes: bytes of all files of all writers, for the check of the room; 0 skips it.
+        replace: as of `commit`.
+
+    Raises:
+        RunError, OSError: as `commit`; nothing was made.
+    """
+    run.require()
     folder = snapshots_path(run.path)
     final = snapshot_path(run.path, step)
-    exists = os.path.lexists(final)
-    if exists and verify(final) is not None:
-        move_to_trash(run, final)
-        exists = False
-    if exists and not replace:
-        return _already_saved(folder, step, final)
-    _check_room(folder, need_bytes, final)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{step}-{random_suffix()}")
     try:
+        exists = os.path.lexists(final)
+        damage = verify(final) if exists else None
+        if damage is not None and damage.other_version:
+            raise RunError(
+                f"{final}: there is a snapshot of another version of rekindle",
+                why=f"{damage.reason}; nothing was written, and it is untouched",
+                do="pip install --upgrade rekindle, or give the run another folder",
+            )
+        if damage is not None:
+            move_to_trash(run, final)
+            exists = False
+        if exists and not replace:
+            return Pending(step, "", final, already=_already_saved(folder, step, final))
+        _check_room(folder, need_bytes, final)
+        temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{step}-{random_suffix()}")
         os.mkdir(temporary)
-        written = {name: _write_file(os.path.join(temporary, name), write) for name, write in files.items()}
-        body = encode_manifest(step, written, facts)
-        _write_file(os.path.join(temporary, MANIFEST_NAME), lambda out: _write_all(out, body))
+    except OSError as error:
+        note_what_was_done(error, run, step)
+        raise
+    return Pending(step, temporary, final, replaces=exists)
+
+
+def write_files(
+    folder: str, files: Mapping[str, Writer], *, earlier: Earlier | None = None, sync_names: bool = True
+) -> dict[str, FileFacts]:
+    """Write files of a snapshot, each brought to the disk, and return what `finish` must know of them.
+
+    Needs no lock: any process that sees the folder may call it, for names that no other one writes.
+
+    Args:
+        folder: of a `Pending`.
+        files: name -> what writes its bytes.
+        earlier: where files may be linked to.
+        sync_names: bring the names to the disk as well, which a writer on another host has to do; the process that
+            calls `finish` need not.
+
+    Returns:
+        name -> size and SHA-256, plain values that can be sent to the process that finishes.
+
+    Raises:
+        OSError: the disk is full or failing; the attempt is dead, and `abandon` removes it.
+        ValueError: a file's name.
+    """
+    _check_names(files)
+    likely = [name for name in files if earlier is not None and name in earlier.likely]
+    others = [name for name in files if name not in likely]
+    with _Digests(files, [*likely, *others]) as digests:
+        for name in others:
+            _write_file(os.path.join(folder, name), files[name])
+        for name in likely:
+            path = os.path.join(folder, name)
+            if earlier is None or not _link(earlier, name, digests.facts(name), path):
+                _write_file(path, files[name])
+        records = {name: digests.facts(name) for name in files}
+    if sync_names:
+        fsync_folder(folder)
+    return records
+
+
+def finish(run: RunLock, pending: Pending, records: Mapping[str, FileFacts], facts: Mapping[str, object]) -> Committed:
+    """Write the manifest over all files and move the snapshot into its place; it is promised when this returns.
+
+    Args:
+        run: the run's lock.
+        pending: from `begin`.
+        records: what `write_files` returned, of all writers together.
+        facts: JSON values for the manifest.
+
+    Raises:
+        RunError, OSError, ValueError: as `commit`. The attempt left nothing.
+    """
+    if pending.already is not None:
+        return pending.already
+    step, temporary, final, exists = pending.step, pending.folder, pending.final, pending.replaces
+    folder = os.path.dirname(final)
+    try:
+        run.require()
+        _check_names(records)
+        body = encode_manifest(step, records, facts)
+        _write_file(os.path.join(temporary, MANIFEST_NAME), lambda out: out.write(body))
         fsync_folder(temporary)
         if not exists:
             rename_new(temporary, final)
@@ -107,8 +275,8 @@ def commit(
             _remove_quietly(temporary)
             return _already_saved(folder, step, final)
     except BaseException as error:
-        _remove_quietly(temporary)
-        _add_note(error, run, step)
+        abandon(pending)
+        note_what_was_done(error, run, step)
         raise
     try:
         fsync_folder(folder)
@@ -119,11 +287,120 @@ def commit(
                 _remove_quietly(temporary)
             else:
                 move_to_trash(run, final)
-        _add_note(error, run, step)
+        note_what_was_done(error, run, step)
         raise
     if exists:
         _remove_quietly(temporary)  # the old one, now out of the list
-    return Committed(step, final, sum(file.size for file in written.values()))
+    return Committed(step, final, sum(file.size for file in records.values()))
+
+
+def abandon(pending: Pending) -> None:
+    """Remove what an attempt left; what cannot be removed is cleaned by the next life."""
+    if pending.folder:
+        _remove_quietly(pending.folder)
+
+
+def stamp_of(path: str) -> tuple[int, int, int, int]:
+    """Return what changes when a file does: device, inode, size, time of the last change in ns."""
+    status = os.stat(path, follow_symlinks=False)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _Digests:
+    """The digests of several files, taken by threads of their own until the end of a ``with`` block."""
+
+    def __init__(self, files: Mapping[str, Writer], order: Iterable[str]) -> None:
+        self._files = files
+        self._left = deque(order)
+        self._found: dict[str, FileFacts | BaseException] = {}
+        self._news = threading.Condition()
+        self._stop = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_HASHERS, len(files)))]
+
+    def __enter__(self) -> _Digests:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:  # none left, or the interpreter is on its way out: `facts` does it
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True  # the buffers are free again when the block is left
+        for thread in self._threads:
+            thread.join()
+
+    def facts(self, name: str) -> FileFacts:
+        """Return size and digest of a file, once they are known."""
+        if not self._threads:
+            self._work()
+        with self._news:
+            self._news.wait_for(lambda: name in self._found)
+        found = self._found[name]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _work(self) -> None:
+        while self._left and not self._stop:
+            try:
+                name = self._left.popleft()
+            except IndexError:  # the other thread was faster
+                return
+            found: FileFacts | BaseException
+            try:
+                digester = _Digester(self)
+                self._files[name](digester)
+                found = digester.facts()
+            except BaseException as error:  # noqa: BLE001 - raised where the facts are asked for
+                found = error
+            with self._news:
+                self._found[name] = found
+                self._news.notify_all()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop
+
+
+class _Digester:
+    """Takes bytes as a `FileWriter` does, and keeps only their number and their digest."""
+
+    def __init__(self, owner: _Digests) -> None:
+        self.size = 0
+        self._owner = owner
+        self._hash = hashlib.sha256()
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        for at in range(0, len(view), _PUSH_BYTES):
+            if self._owner.stopped:
+                raise InterruptedError
+            self._hash.update(view[at : at + _PUSH_BYTES])
+        self.size += len(view)
+        return len(view)
+
+    def facts(self) -> FileFacts:
+        return FileFacts(self.size, self._hash.hexdigest())
+
+
+def _link(earlier: Earlier, name: str, facts: FileFacts, path: str) -> bool:
+    """Give the earlier snapshot's file a second name if its bytes are those that would be written."""
+    stamp = earlier.stamps.get(name)
+    if stamp is None or earlier.files.get(name) != facts or not hasattr(os, "link"):
+        return False
+    there = os.path.join(earlier.path, name)
+    try:
+        if stamp_of(there) != stamp:
+            return False
+        os.link(there, path)
+        if stamp_of(path) == stamp:
+            return True
+    except OSError:  # no such calls here, too many names, another file system: it is written
+        pass
+    with suppress(OSError):
+        os.unlink(path)
+    return False
 
 
 def _already_saved(folder: str, step: int, final: str) -> Committed:
@@ -132,7 +409,8 @@ def _already_saved(folder: str, step: int, final: str) -> Committed:
     return Committed(step, final, read_manifest(final).size_bytes, written=False)
 
 
-def _add_note(error: BaseException, run: RunLock, step: int) -> None:
+def note_what_was_done(error: BaseException, run: RunLock, step: int) -> None:
+    """Add to an error of the machine what was being done, and that nothing else is lost."""
     if isinstance(error, OSError):
         if error.filename is None and error.errno is not None:
             error.filename = run.path  # a full disk is noticed by calls that know only a number
@@ -205,14 +483,26 @@ def _remove_quietly(path: str) -> bool:
     return True
 
 
-def _write_file(path: str, write: Callable[[FileWriter], None]) -> FileFacts:
-    with FileWriter(path) as out:
-        write(out)
-    return FileFacts(out.size, out.digest())
+def _write_file(path: str, write: Writer) -> None:
+    with FileWriter(path, hashing=False) as out:
+        write(_Pushing(out))
 
 
-def _write_all(out: FileWriter, data: bytes) -> None:
-    out.write(data)
+class _Pushing:
+    """Has the disk begin with what was written: less is left for fsync to wait for."""
+
+    def __init__(self, out: FileWriter) -> None:
+        self._out = out
+        self._pushed = 0
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        for at in range(0, len(view), _PUSH_BYTES):
+            self._out.write(view[at : at + _PUSH_BYTES])
+            if self._out.size - self._pushed >= _PUSH_BYTES:
+                self._out.start_writeback()
+                self._pushed = self._out.size
+        return len(view)
 
 
 def _check_names(files: Mapping[str, object]) -> None:

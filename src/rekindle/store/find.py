@@ -23,11 +23,13 @@ class Found:
         snapshot: path of the newest snapshot that holds, None where none does.
         step: its step, None where there is none.
         passed_over: (name, reason) of the newer ones that do not hold, newest first.
+        other_versions: names of those among them that are not damaged, but in a format of another rekindle.
     """
 
     snapshot: str | None
     step: int | None
     passed_over: tuple[tuple[str, str], ...]
+    other_versions: tuple[str, ...] = ()
 
     @property
     def nothing_holds(self) -> bool:
@@ -46,15 +48,17 @@ def newest_good(run_path: str | os.PathLike[str], *, digests: bool = True) -> Fo
         OSError: the folder of the snapshots cannot be listed. A missing one holds nothing.
     """
     passed_over: list[tuple[str, str]] = []
+    others: list[str] = []
     for listed in list_snapshots(run_path):
         try:
             damage = _verify_still(listed.path, digests=digests)
         except FileNotFoundError:
             continue
         if damage is None:
-            return Found(listed.path, listed.step, tuple(passed_over))
+            return Found(listed.path, listed.step, tuple(passed_over), tuple(others))
         passed_over.append((listed.name, damage.reason))
-    return Found(None, None, tuple(passed_over))
+        others += [listed.name] if damage.other_version else []
+    return Found(None, None, tuple(passed_over), tuple(others))
 
 
 def _verify_still(path: str, *, digests: bool) -> Damage | None:

@@ -33,6 +33,7 @@ __all__ = [
     "Damage",
     "FileFacts",
     "Manifest",
+    "OtherVersion",
     "encode_manifest",
     "is_safe_name",
     "read_manifest",
@@ -91,10 +92,16 @@ class Damage:
     Attributes:
         file: name of the file that is not as it should be; None for the folder itself.
         reason: one line, without the folder's path.
+        other_version: it is no damage: the manifest vouches for itself, in a format that this rekindle does not read.
     """
 
     file: str | None
     reason: str
+    other_version: bool = False
+
+
+class OtherVersion(SnapshotDamaged):
+    """A manifest that vouches for itself, in a format that this rekindle does not read."""
 
 
 def is_safe_name(name: str) -> bool:
@@ -152,7 +159,7 @@ def decode_manifest(data: bytes, folder_name: str) -> Manifest:
         raise SnapshotDamaged(f"{MANIFEST_NAME} is not a rekindle manifest")
     if value.get("format_version") != FORMAT_VERSION:
         version = str(value.get("format_version"))[:20]
-        raise SnapshotDamaged(f"written in format {ascii(version)[1:-1]}; this rekindle reads {FORMAT_VERSION}")
+        raise OtherVersion(f"written in format {ascii(version)[1:-1]}; this rekindle reads {FORMAT_VERSION}")
     step, files, facts = value.get("step"), value.get("files"), value.get("facts")
     if type(step) is not int or not 0 <= step < 10**18 or not isinstance(files, dict) or not isinstance(facts, dict):
         raise SnapshotDamaged(f"{MANIFEST_NAME} lacks a step, its files or its facts")
@@ -194,7 +201,7 @@ def verify(snapshot_path: str | os.PathLike[str], *, digests: bool = True) -> Da
                 if reason is not None:
                     return Damage(name, f"{name} {reason}")
     except SnapshotDamaged as error:
-        return Damage(MANIFEST_NAME, error.what)
+        return Damage(MANIFEST_NAME, error.what, other_version=isinstance(error, OtherVersion))
     except FileNotFoundError:
         raise
     except NotADirectoryError:

@@ -16,9 +16,9 @@ from rekindle.store.layout import Listed, list_snapshots
 from rekindle.store.lock import RunLock
 from rekindle.store.manifest import verify
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["LEAST", "Pruned", "prune", "unwanted"]
 
-_LEAST = 2
+LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def prune(
         return Pruned(())
     removed: list[int] = []
     try:
-        for listed in _unwanted(run.path, max(keep_last, _LEAST), keep_every, keep_steps):
+        for listed in unwanted(run.path, max(keep_last, LEAST), keep_every, keep_steps):
             move_to_trash(run, listed.path)
             removed.append(listed.step)
     except OSError as error:
@@ -71,8 +71,12 @@ def prune(
     return Pruned(tuple(removed))
 
 
-def _unwanted(run_path: str, keep_last: int, keep_every: int | None, keep_steps: Collection[int]) -> list[Listed]:
-    """Return what may go: only what is older than `keep_last` snapshots that hold."""
+def unwanted(run_path: str, keep_last: int, keep_every: int | None, keep_steps: Collection[int]) -> list[Listed]:
+    """Return what may go by the rules of `prune`, newest first: only what is older than `keep_last` that hold.
+
+    Raises:
+        OSError: the folder of the snapshots cannot be listed.
+    """
     listed = list_snapshots(run_path)
     good = 0
     for position, snapshot in enumerate(listed):

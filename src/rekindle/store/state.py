@@ -43,6 +43,8 @@ __all__ = [
     "State",
     "decode_state",
     "encode_state",
+    "is_index",
+    "parse_index",
     "parse_reference",
 ]
 
@@ -57,7 +59,8 @@ class ModuleEntry:
 
     Attributes:
         class_name: dotted path of its class, for people.
-        file: the safetensors file with its parameters and buffers, by key.
+        file: the safetensors file with its parameters and buffers, by key; or the index of two such files
+            (``model.safetensors.index.json``), where a frozen part has one of its own.
         keys: keys of its state dict in order, without the parts that wrappers insert.
         elsewhere: key -> value for those that are not tensors of `file`: extra state, exotic types.
         non_persistent: name -> value of buffers that the state dict leaves out.
@@ -241,6 +244,27 @@ def decode_state(data: bytes) -> State:
         raise _bad(f"written in format {ascii(body.get('format_version'))[:20]}; this rekindle reads {FORMAT_VERSION}")
     tracked = _dict(body.get("tracked"), "tracked")
     return State({name: _entry(name, value) for name, value in tracked.items()}, body.get("extra"))
+
+
+def is_index(file: str) -> bool:
+    """Tell whether a file of a snapshot is by its name an index of safetensors files."""
+    return file.endswith(".safetensors.index.json")
+
+
+def parse_index(file: str, data: bytes) -> dict[str, str]:
+    """Return key -> safetensors file, as the index `file` of a snapshot says.
+
+    Raises:
+        UnreadableFile: it says nothing of the kind, or names a file that cannot be one of a snapshot.
+    """
+    body = loads(data)
+    found = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(found, dict):
+        raise UnreadableFile(f"{file}: has no weight_map")
+    for name in found.values():
+        if not isinstance(name, str) or not is_safe_name(name) or is_index(name):
+            raise UnreadableFile(f"{file}: {ascii(name)[:80]} cannot be a safetensors file of a snapshot")
+    return {key: str(name) for key, name in found.items()}
 
 
 def _entry_json(entry: Entry) -> Json:
