@@ -73,3 +73,45 @@ def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch):
     with pytest.raises(ConfigError, match="there is no device cuda:2") as caught:
         device_named("cuda:2")
     assert "2 of that kind are here" in caught.value.why
+
+
+class Batch:
+    """As libraries make them: no dict, with a way of its own to go to a device."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def to(self, device):
+        return Batch(self.images.to(device))
+
+
+class Length:
+    def to(self, unit):
+        raise ValueError(f"no unit is called {unit}")
+
+
+class InPlace(collections.UserDict):
+    def to(self, device):
+        self.data = {key: value.to(device) for key, value in self.data.items()}
+
+
+def test_objects_that_can_go_by_themselves_are_asked_to():
+    assert to_device([Batch(torch.ones(1))], META)[0].images.device == META
+    length = Length()  # whose `to` means something else
+    assert to_device({"length": length}, META)["length"] is length
+    batch = InPlace(x=torch.ones(1))
+    assert to_device(batch, META) is batch
+    assert batch["x"].device == META
+
+
+def test_losses_with_parameters_move():
+    loss = torch.nn.CrossEntropyLoss(weight=torch.ones(3))
+    assert to_device({"loss": loss}, META)["loss"].weight.device == META
+
+
+def test_a_device_can_be_named():
+    batch = [torch.ones(1), torch.ones(1, device="meta")]
+    moved = to_device(batch[:1], "cpu")
+    assert moved[0] is batch[0]
+    with pytest.raises(ConfigError, match="no device is called 'gpu'"):
+        to_device(batch, "gpu")

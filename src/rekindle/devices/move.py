@@ -43,28 +43,39 @@ def device_named(name: str | torch.device | None = "auto") -> torch.device:
     return torch.device(kind) if kind == "cpu" or number is None else torch.device(kind, number)
 
 
-def to_device(value: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
+def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
     """Return `value` with every tensor in it on `device`.
 
-    Dicts, lists, tuples (named ones too) and dataclasses are gone through, and keep their types; modules are moved in
-    place; anything else is returned as it is. Where nothing has to be moved, the very same object comes back.
+    Dicts, lists, tuples (named ones too) and dataclasses are gone through, and keep their types; modules (losses with
+    parameters too) are moved in place; an object with a method ``to`` of its own is asked to go; anything else is
+    returned as it is. Where nothing has to be moved, the very same object comes back.
 
     Args:
         value: what a loader yields, for instance.
-        device: where to.
+        device: where to; a name as `Run` takes it, such as ``"auto"`` or ``"cuda:1"``.
         non_blocking: copy while computing goes on; right for pinned memory.
+
+    Raises:
+        ConfigError: no device is called so, or it is not here.
+
+    Example:
+        batch = rk.to_device({"image": images, "names": ["cat", "dog"]}, "auto")
     """
+    if isinstance(device, str):
+        device = device_named(device)
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, torch.nn.Module):
         return value.to(device)
+    if isinstance(value, PackedSequence):
+        return value.to(device)  # type: ignore[arg-type] # declared for a dtype only; takes a device as tensors do
+    if not isinstance(value, (dict, list, tuple, type)) and callable(getattr(value, "to", None)):
+        return _by_its_own_way(value, device)
     if isinstance(value, Mapping):
         moved = {key: to_device(part, device, non_blocking=non_blocking) for key, part in value.items()}
         if all(moved[key] is part for key, part in value.items()):
             return value
         return moved if type(value) is dict else _like_mapping(value, moved)
-    if isinstance(value, PackedSequence):
-        return value.to(device)  # type: ignore[arg-type] # declared for a dtype only; takes a device as tensors do
     if isinstance(value, (list, tuple)):
         parts = [to_device(part, device, non_blocking=non_blocking) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):
@@ -80,6 +91,15 @@ def to_device(value: Any, device: torch.device, *, non_blocking: bool = False) -
             return value
         return dataclasses.replace(value, **moved)
     return value
+
+
+def _by_its_own_way(value: Any, device: torch.device) -> Any:
+    """Ask an object to go to a device; one whose ``to`` means something else (a unit, a format) stays as it is."""
+    try:
+        moved = value.to(device)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return value
+    return value if moved is None else moved
 
 
 def _like_mapping(value: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
