@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from rekindle.errors import ConfigError
-from rekindle.run.precision import Updater, parse_precision, window_at
+import rekindle as rk
+from rekindle.errors import ConfigError, RunError
+from rekindle.run.precision import Updater, meaning, parse_precision, window_at
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("fp32", "fp32"), ("32-true", "fp32"), ("bf16", "bf16"), ("bf16-mixed", "bf16"), ("FP32", "fp32")],
+    [
+        ("fp32", "fp32"),
+        ("32-true", "fp32"),
+        ("bf16", "bf16"),
+        ("bf16-mixed", "bf16"),
+        ("FP32", "fp32"),
+        ("bf16-true", "bf16-true"),
+        ("O0", "fp32"),
+        ("O1", "bf16"),
+        ("o2", "O2"),
+        ("O3", "O3"),
+    ],
 )
 def test_the_usual_words_are_understood(word, expected):
     assert parse_precision(word, CPU) == expected
@@ -24,6 +37,29 @@ def test_fp16_on_a_processor_is_refused_with_what_works():
     with pytest.raises(ConfigError, match='precision="bf16"\\) works here'):
         parse_precision("fp16", CPU)
     assert parse_precision("16-mixed", torch.device("cuda")) == "fp16"
+
+
+def test_each_of_the_classic_levels_says_what_it_becomes():
+    assert [meaning(level, CUDA) for level in ("O0", "O1", "O2", "O3")] == [
+        "precision O0 is float32 throughout",
+        "precision O1 is float32 weights, autocast to float16 in each step, and a loss scale that adapts itself",
+        "precision O2 is float16 weights, BatchNorm and master weights in float32, and a loss scale that adapts itself",
+        "precision O3 is float16 throughout, BatchNorm and the optimizer's state included, and no loss scale",
+    ]
+    assert meaning("O2", CPU) == (
+        "precision O2 is bfloat16 weights, BatchNorm and master weights in float32, and no loss scale; "
+        "float16 needs a GPU"
+    )
+
+
+def test_off_means_off():
+    updater = Updater("fp32", CPU)
+    with updater.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+    assert updater.scalers == {}
+    assert updater.weights is None
+    with torch.autocast("cpu", dtype=torch.bfloat16), updater.autocast():
+        assert torch.is_autocast_enabled("cpu")  # the loop's own is left alone
 
 
 def test_an_unknown_word_is_refused():
@@ -105,3 +141,234 @@ def test_a_plateau_schedule_waits_for_its_metric():
     updater.backward(parameter.sum(), 1)
     updater.update([optimizer], [plateau])
     assert plateau.last_epoch == 0
+
+
+def two_losses(scales, *, gradients, windows=1, **settings):
+    """Two losses with a scale each on one parameter; the parameter afterwards, and both scales."""
+    updater = Updater("fp32", CPU)
+    updater.scaler = GradScaler("cpu", init_scale=8.0)
+    for name, scale in scales.items():
+        updater.scalers[name] = GradScaler("cpu", init_scale=scale)
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    for _ in range(windows):
+        for name, gradient in zip(scales, gradients, strict=True):
+            loss = (parameter * torch.tensor(gradient)).sum()
+            updater.backward(loss, windows, scaler=name, optimizers=[optimizer])
+    updater.update([optimizer], [], **settings)
+    return parameter.detach().tolist(), [updater.scalers[name].get_scale() for name in scales], updater
+
+
+def test_losses_with_a_scale_each_are_added_unscaled():
+    value, scales, _ = two_losses({"a": 1024.0, "b": 4.0}, gradients=([1.0, 2.0], [10.0, 20.0]))
+    assert (value, scales) == ([-11.0, -22.0], [1024.0, 4.0])
+
+
+def test_they_are_clipped_together_and_may_take_turns_in_a_window():
+    value, _, updater = two_losses({"a": 64.0, "b": 4.0}, gradients=([3.0, 0.0], [0.0, 4.0]), windows=4, clip_norm=1.0)
+    assert value == pytest.approx([-0.6, -0.8], rel=1e-4)
+    assert not updater.holds_gradients([])
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_an_overflow_lowers_only_the_scale_of_its_own_loss(culprit):
+    gradients = [[1.0, 1.0], [1.0, 1.0]]
+    gradients[culprit][0] = float("inf")
+    value, scales, updater = two_losses({"a": 64.0, "b": 4.0}, gradients=gradients)
+    assert value == [0.0, 0.0]
+    assert scales == ([32.0, 4.0] if culprit == 0 else [64.0, 2.0])
+    assert updater.skipped == 1
+
+
+def test_gradients_that_were_never_scaled_are_refused(scaled):
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.sum().backward()
+    with pytest.raises(RunError, match=r"that run\.backward did not make"):
+        scaled.update([torch.optim.SGD([parameter], lr=1.0)], [])
+
+
+def test_float16_weights_under_autocast_are_refused_with_what_works(scaled):
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    scaled.backward(parameter.sum(), 1)
+    with pytest.raises(RunError, match='precision="O2"'):
+        scaled.update([torch.optim.SGD([parameter], lr=1.0)], [])
+
+
+# ---- in a run
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+DATA = torch.utils.data.TensorDataset(torch.randn(48, 3, generator=torch.Generator().manual_seed(0)))
+
+
+def train(folder, *, die_at=None, plain=False, losses=1, epochs=3, clip_norm=1.0, **settings):
+    """Train a small network with BatchNorm; return model, optimizer and run."""
+    run = rk.Run(folder, seed=1, save_every="3 steps", tensorboard=False, progress=False, **settings)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    try:
+        model, optimizer = run.prepare(model, optimizer)
+        for _ in run.epochs(epochs):
+            for (inputs,) in run.batches(run.loader(DATA, batch_size=8)):
+                with run.autocast():
+                    loss = (model(inputs).float() - inputs.sum(1, keepdim=True)).square().mean()
+                if plain:
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                else:
+                    for number in range(losses):
+                        last = number == losses - 1
+                        run.backward(loss / losses, scaler=number if losses > 1 else None, retain_graph=not last)
+                    run.update(clip_norm=clip_norm)
+                run.step()
+                if run.steps_done == die_at:
+                    raise Killed
+            run.log(loss=loss)
+        run.close()
+    finally:
+        run._shut()
+    return model, optimizer, run
+
+
+def bits(model, optimizer):
+    state = [value for each in optimizer.state.values() for value in each.values()]
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [t.detach().clone() for t in [*model.state_dict().values(), *masters, *state]]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture
+def fp16_here(monkeypatch):
+    """float16 on a processor: slow, and refused to users; small tests can wait for it."""
+    monkeypatch.setattr("rekindle.run.precision._NEED_GPU", ())
+
+
+@pytest.mark.parametrize("level", ["bf16", "O2", "O3", "bf16-true"])
+def test_every_precision_resumes_to_the_same_bits(tmp_path, level):
+    model, optimizer, _ = train(tmp_path / "whole", precision=level)
+    for death in (2, 8, 11):
+        with pytest.raises(Killed):
+            train(tmp_path / "cut", precision=level, die_at=death)
+    model_again, optimizer_again, run = train(tmp_path / "cut", precision=level)
+    assert run.resumed_from.endswith("9")
+    assert same(bits(model, optimizer), bits(model_again, optimizer_again))
+
+
+def test_o2_keeps_batch_norm_and_the_optimizer_in_float32_and_rounds_the_rest(tmp_path, capsys):
+    model, optimizer, _ = train(tmp_path / "run", precision="O2")
+    assert "precision O2 is bfloat16 weights" in capsys.readouterr().err
+    assert {key: value.dtype for key, value in model.state_dict().items() if "num" not in key} == {
+        **dict.fromkeys(["0.weight", "0.bias", "4.weight", "4.bias"], torch.bfloat16),
+        **dict.fromkeys(["1.weight", "1.bias", "1.running_mean", "1.running_var"], torch.float32),
+    }
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {p.dtype for p in masters} == {torch.float32}
+    for live, master in zip(model.parameters(), masters, strict=True):
+        assert torch.equal(live, master.to(live.dtype))
+    assert not torch.equal(masters[0], masters[0].bfloat16().float())  # they hold more than the model can
+    assert model(torch.ones(2, 3)).dtype == torch.float32
+
+
+def test_o3_has_everything_in_half(tmp_path):
+    model, optimizer, _ = train(tmp_path / "run", precision="O3")
+    assert {v.dtype for v in model.state_dict().values() if v.is_floating_point()} == {torch.bfloat16}
+    assert {v["exp_avg"].dtype for v in optimizer.state.values()} == {torch.bfloat16}
+
+
+def test_a_plain_loop_steps_the_master_weights_too(tmp_path):
+    plain = train(tmp_path / "one", precision="O2", plain=True)
+    prepared = train(tmp_path / "two", precision="O2", clip_norm=None)
+    assert same(bits(*plain[:2]), bits(*prepared[:2]))
+
+
+def test_a_master_starts_from_the_value_before_it_was_rounded(tmp_path):
+    run = rk.Run(tmp_path / "run", seed=1, precision="O2", tensorboard=False)
+    layer = nn.Linear(3, 3)
+    before = layer.weight.detach().clone()
+    layer, optimizer = run.prepare(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+    assert torch.equal(optimizer.param_groups[0]["params"][0], before)
+    run._shut()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_master_weight_takes_the_whole_gradient_and_no_more(tmp_path, scaled):
+    run = rk.Run(tmp_path / "run", seed=1, precision="O2", tensorboard=False, save_every=None, accumulate=2)
+    if scaled:  # as on a GPU
+        run._updater.scaler = GradScaler("cpu", init_scale=256.0)
+    layer = nn.Linear(2, 1, bias=False)
+    layer, optimizer = run.prepare(layer, torch.optim.SGD(layer.parameters(), lr=0.5))
+    (master,) = optimizer.param_groups[0]["params"]
+    before = master.detach().clone()
+    for _ in run.epochs(1):
+        for inputs in run.batches([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]):
+            run.backward(layer(inputs).sum())
+            run.update()
+            run.step()
+    assert torch.equal(master, before - 0.5 * torch.tensor([[2.0, 3.0]]))
+    assert torch.equal(layer.weight, master.bfloat16())
+
+
+def test_weights_that_are_loaded_after_prepare_go_before_the_copies(tmp_path, capsys):
+    run = rk.Run(tmp_path / "run", seed=1, precision="O2", tensorboard=False, save_every=None)
+    layer = nn.Linear(3, 3)
+    layer, _ = run.prepare(layer, torch.optim.SGD(layer.parameters(), lr=0.0))
+    nn.init.ones_(layer.weight)
+    for _ in run.epochs(1):
+        run.backward(layer(torch.ones(1, 3)).sum())
+        run.update()
+        run.step()
+    assert torch.equal(layer.weight, torch.ones(3, 3, dtype=torch.bfloat16))
+    assert "1 weights were loaded after run.prepare" in capsys.readouterr().err
+
+
+def test_o2_without_prepare_says_so(tmp_path):
+    run = rk.Run(tmp_path / "run", seed=1, precision="O2", tensorboard=False)
+    run.track(model=nn.Linear(1, 1))
+    with pytest.raises(RunError, match="no model was prepared"):
+        run.epochs(1)
+    run._shut()
+
+
+def test_scales_are_part_of_every_snapshot(tmp_path, fp16_here, monkeypatch):
+    monkeypatch.setattr("torch.amp.grad_scaler.GradScaler.__init__", eager_scaler(GradScaler.__init__))
+    model, optimizer, run = train(tmp_path / "whole", precision="fp16", losses=2)
+    # It starts far too high, so the first updates are skipped; then it grows again every 4.
+    assert run.skipped_steps > 0
+    for death in (4, 10):
+        with pytest.raises(Killed):
+            train(tmp_path / "cut", precision="fp16", losses=2, die_at=death)
+    model_again, optimizer_again, again = train(tmp_path / "cut", precision="fp16", losses=2)
+    assert again.resumed_from is not None
+    assert same(bits(model, optimizer), bits(model_again, optimizer_again))
+    assert again.skipped_steps == run.skipped_steps
+    assert sorted(again._updater.scalers) == ["scaler", "scaler.0", "scaler.1"]
+    for name, scaler in run._updater.scalers.items():
+        assert again._updater.scalers[name].state_dict() == scaler.state_dict()
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+    assert f'"skipped_steps": {run.skipped_steps}' in logs[0]
+
+
+def eager_scaler(make):
+    def init(self, device="cuda"):
+        make(self, device, init_scale=2.0**40, growth_interval=4)
+
+    return init
+
+
+def test_another_precision_in_a_later_life_is_said_and_goes_on(tmp_path, fp16_here, capsys):
+    train(tmp_path / "run", precision="fp16", epochs=1)
+    train(tmp_path / "run", precision="fp32", epochs=2)
+    train(tmp_path / "run", precision="fp16", epochs=3)
+    said = capsys.readouterr().err
+    assert "precision was fp16, is fp32" in said
+    assert "precision was fp32, is fp16" in said

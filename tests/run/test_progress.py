@@ -151,3 +151,59 @@ def test_no_thread_is_started_by_the_display():
         assert set(threading.enumerate()) <= before
         display.close()
     os.close(leader)
+
+
+class NotebookStream:
+    """What ipykernel puts in the place of stderr: no file, no terminal, text only, flushed by a message."""
+
+    encoding = "UTF-8"
+
+    def __init__(self):
+        self.messages, self._waiting = [], ""
+
+    def isatty(self):
+        return False
+
+    def fileno(self):
+        raise io.UnsupportedOperation("fileno")
+
+    def write(self, text):
+        assert isinstance(text, str)
+        self._waiting += text
+        return len(text)
+
+    def flush(self):
+        if self._waiting:
+            self.messages.append(self._waiting)
+        self._waiting = ""
+
+
+class BareStream:
+    """What a logger may put in the place of stderr: it can be written to, and nothing else."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        return
+
+
+def test_a_notebook_and_a_logger_get_whole_plain_lines():
+    for stream in (NotebookStream(), BareStream()):
+        clock = Clock()
+        display = ProgressDisplay(2, stream=stream, clock=clock)
+        for epoch in range(2):
+            for batch in range(1, 4):
+                clock.now += 1
+                display.update(epoch=epoch, batch=batch, batches=3)
+        display.note("saved")
+        display.close()
+        text = stream.text if isinstance(stream, BareStream) else "".join(stream.messages)
+        assert "\x1b" not in text
+        assert "\r" not in text
+        assert [line.split("  ")[0] for line in text.splitlines()] == ["epoch 1/2", "saved", "epoch 2/2"]
+        if isinstance(stream, NotebookStream):
+            assert all(message.endswith("\n") for message in stream.messages)

@@ -62,7 +62,9 @@ class ProgressDisplay:
         self._line_is_due = False
         self._given_up = False
         self._live: Any = None
-        self._wants_live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        # A notebook's stream says it is no terminal, and what some loggers put in its place cannot be asked.
+        asks = getattr(self._stream, "isatty", None)
+        self._wants_live = callable(asks) and asks() and os.environ.get("TERM") != "dumb"
 
     def update(
         self,
