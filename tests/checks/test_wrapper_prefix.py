@@ -7,7 +7,7 @@ import torch
 from doctoring import found, shown
 from torch import nn
 
-from rekindle.checks._wrappers import plain_keys, plain_prefix
+from rekindle.keys import plain_keys, plain_prefix
 
 
 def net() -> nn.Module:

@@ -10,11 +10,11 @@ from functools import cached_property
 
 from rekindle.checks._programs import Program, programs_of
 from rekindle.checks._values import ValueFacts, facts_of_values
-from rekindle.checks._weights import Weights, find_weights
 from rekindle.checks._weights_only import Verdict, judge_programs
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.opened import Opened
 from rekindle.tensors import TensorEntry
+from rekindle.weights import Weights, find_weights
 
 __all__ = ["Case", "counted", "listed"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rekindle.checks._case import Case, counted, listed
-from rekindle.checks._wrappers import plain_keys
 from rekindle.finding import Finding, Severity, Where
+from rekindle.keys import plain_keys
 
 CODE, NAME, SINCE = "RK-FILE-65", "wrapper-prefix", "0.1"
 WHY = (

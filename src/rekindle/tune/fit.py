@@ -21,11 +21,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from rekindle.checks._weights import find_weights, weights_in
-from rekindle.checks._wrappers import plain_keys
 from rekindle.errors import ConfigError, StateMismatch
 from rekindle.formats import open_path
-from rekindle.keys import near_names
+from rekindle.keys import near_names, plain_keys
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.load import build
 from rekindle.reshape import Rules
@@ -38,6 +36,7 @@ from rekindle.tune.adapt import Wishes, adaptation
 from rekindle.tune.families import looks_like
 from rekindle.tune.mapping import Match, Matched, Piece, match_names, match_structure
 from rekindle.tune.report import FitReport, FitRow, Unexpected, nearest
+from rekindle.weights import find_weights, weights_in
 
 __all__ = ["Source", "fit"]
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rekindle.checks._wrappers import plain_keys
+from rekindle.keys import plain_keys
 from rekindle.tune.dialects import current_name, translate
 
 __all__ = ["Match", "Matched", "Piece", "match_names", "match_structure"]

@@ -19,13 +19,12 @@ from itertools import pairwise
 from zlib import crc32
 
 from rekindle.checks import Case, counted, run_checks
-from rekindle.checks._weights import Weights, find_weights
-from rekindle.checks._wrappers import plain_keys, plain_prefix
 from rekindle.collecting import without_collecting
 from rekindle.errors import CannotWrite, ConfigError, RekindleError, UnreadableFile
 from rekindle.finding import Finding, Severity
 from rekindle.formats import open_path
 from rekindle.gather import gather
+from rekindle.keys import plain_keys, plain_prefix
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.listing import kind_of, table_of
 from rekindle.opened import Opened
@@ -34,6 +33,7 @@ from rekindle.tensors import TensorEntry, TensorTable
 from rekindle.tree import Map, Module, SparseTensor, Tensor, Value, distinct_nodes, lookup
 from rekindle.verbs.convert import container_for, convert
 from rekindle.verbs.scan import find_dangers
+from rekindle.weights import Weights, find_weights
 
 __all__ = ["Diagnosis", "Fixed", "doctor", "fix", "local_devices", "torch_version"]
 
