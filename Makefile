@@ -9,20 +9,24 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BARE ?= .venv-bare
 WORKERS ?= 2
+SECONDS ?= 60
+TARGETS ?=
 BIN := $(VENV)/bin
 BARE_TESTS := tests/unpickling tests/formats tests/verbs tests/cli
 PIP_FLAGS := --disable-pip-version-check --quiet
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint types suite bare soak bench gpu-check readme clean
+.PHONY: help train test lint types suite bare soak fuzz bench gpu-check integrations readme clean
 
 help:
 	@echo "make train      install what training needs, then train LeNet on handwritten digits"
 	@echo "make test       lint, types, the whole suite, and the file side without torch"
 	@echo "make soak       hundreds of kills instead of dozens; takes an hour"
+	@echo "make fuzz       fuzz every reader, a minute each; SECONDS=3600 for longer, TARGETS=\"scan program\" for some"
 	@echo "make bench      measure against the budgets; results go to benchmarks/results"
 	@echo "make gpu-check  the tests and measurements that need a GPU"
+	@echo "make integrations  the tests under Lightning, Hugging Face and Accelerate, which it installs"
 	@echo "make readme     run the commands of the README again and paste their output"
 	@echo "make clean      remove the environments and caches; runs/ stays"
 
@@ -55,11 +59,21 @@ bare: | $(BARE)/.made
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal --timeout 3600 -q
 
+# atheris is an extra of its own: it has wheels for x86-64 Linux only. Without it the command says so.
+fuzz: $(VENV)/.dev
+	-$(BIN)/pip install $(PIP_FLAGS) -e ".[fuzz]"
+	$(BIN)/python scripts/fuzz.py $(TARGETS) --seconds $(SECONDS)
+
 bench: $(VENV)/.dev
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 gpu-check: $(VENV)/.dev
 	@$(BIN)/python scripts/gpu_check.py
+
+# Heavy libraries, in the same environment: `make test` skips these tests where the libraries are not installed.
+integrations: $(VENV)/.dev
+	$(BIN)/python -m pip $(PIP_FLAGS) install -e '.[integrations]'
+	$(BIN)/python -m pytest tests/integrations -q
 
 readme: $(VENV)/.dev
 	$(BIN)/python scripts/readme_output.py

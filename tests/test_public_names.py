@@ -11,18 +11,23 @@ import pytest
 import rekindle
 
 NAMES = [
+    "MemoryWatch",
     "RekindleError",
     "Run",
     "__version__",
+    "average_files",
     "convert",
     "diff",
     "doctor",
     "inspect",
     "load",
+    "pick_gpus",
     "salvage",
     "save",
     "scan",
     "schedule",
+    "to_device",
+    "torch_settings",
     "verify",
 ]
 
@@ -34,7 +39,7 @@ def test_the_public_names_are_these():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "__version__"])
 def test_every_public_name_is_there_and_says_what_it_does(name):
-    if name in {"Run", "load", "save", "schedule"}:
+    if name in {"Run", "load", "save", "schedule", "MemoryWatch", "to_device", "torch_settings"}:
         pytest.importorskip("torch")
     value = getattr(rekindle, name)
     assert callable(value)

@@ -11,11 +11,26 @@ from types import ModuleType
 
 TYPE_CHECKING = False  # type checkers read it as True; importing typing would cost as much as all the rest
 if TYPE_CHECKING:
+    from rekindle import explain as explain
+    from rekindle.devices.memory import MemoryWatch as MemoryWatch
+    from rekindle.devices.move import to_device as to_device
+    from rekindle.devices.pick import pick_gpus as pick_gpus
+    from rekindle.devices.tuning import torch_settings as torch_settings
     from rekindle.errors import RekindleError as RekindleError
     from rekindle.load import load as load
+    from rekindle.run.averages import average as average
+    from rekindle.run.averages import copy_weights as copy_weights
     from rekindle.run.loop import Run as Run
     from rekindle.run.schedules import schedule as schedule
     from rekindle.save import save as save
+    from rekindle.tune.fit import fit as fit
+    from rekindle.tune.freeze import Thaw as Thaw
+    from rekindle.tune.freeze import describe_frozen as describe_frozen
+    from rekindle.tune.freeze import freeze as freeze
+    from rekindle.tune.freeze import unfreeze as unfreeze
+    from rekindle.tune.groups import param_groups as param_groups
+    from rekindle.tune.heads import replace_head as replace_head
+    from rekindle.verbs.average import average_files as average_files
     from rekindle.verbs.convert import convert as convert
     from rekindle.verbs.diff import diff as diff
     from rekindle.verbs.doctor import doctor as doctor
@@ -33,27 +48,55 @@ _HOME_OF = {
     "inspect": "rekindle.verbs.inspect",
     "verify": "rekindle.verbs.verify",
     "doctor": "rekindle.verbs.doctor",
+    "average_files": "rekindle.verbs.average",
     "convert": "rekindle.verbs.convert",
     "diff": "rekindle.verbs.diff",
     "salvage": "rekindle.verbs.salvage",
     "scan": "rekindle.verbs.scan",
     "schedule": "rekindle.run.schedules",
+    "average": "rekindle.run.averages",
+    "copy_weights": "rekindle.run.averages",
+    "MemoryWatch": "rekindle.devices.memory",
+    "to_device": "rekindle.devices.move",
+    "pick_gpus": "rekindle.devices.pick",
+    "torch_settings": "rekindle.devices.tuning",
+    "Thaw": "rekindle.tune.freeze",
+    "describe_frozen": "rekindle.tune.freeze",
+    "fit": "rekindle.tune.fit",
+    "freeze": "rekindle.tune.freeze",
+    "param_groups": "rekindle.tune.groups",
+    "replace_head": "rekindle.tune.heads",
+    "unfreeze": "rekindle.tune.freeze",
     "RekindleError": "rekindle.errors",
 }
 
 __all__ = [
+    "MemoryWatch",
     "RekindleError",
     "Run",
+    "Thaw",
     "__version__",
+    "average",
+    "average_files",
     "convert",
+    "copy_weights",
+    "describe_frozen",
     "diff",
     "doctor",
+    "fit",
+    "freeze",
     "inspect",
     "load",
+    "param_groups",
+    "pick_gpus",
+    "replace_head",
     "salvage",
     "save",
     "scan",
     "schedule",
+    "to_device",
+    "torch_settings",
+    "unfreeze",
     "verify",
 ]
 
@@ -67,6 +110,8 @@ def __getattr__(name: str) -> object:
             if library not in {"torch", "numpy"}:
                 raise
             raise _missing(name, library) from None
+    if name == "explain":  # a package of its own, with its own public names
+        return import_module("rekindle.explain")
     raise AttributeError(f"module 'rekindle' has no attribute {name!r}")
 
 

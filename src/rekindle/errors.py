@@ -6,6 +6,7 @@
     │   └── LimitExceeded               reading on would need more than `Limits` allows
     ├── CannotWrite (ValueError)        the target cannot hold this object
     ├── ConfigError (ValueError)        a setting that cannot be meant as written
+    ├── CannotPick (RuntimeError)       no GPUs as they were asked for, or CUDA has started already
     └── RunError (RuntimeError)         a run that cannot start, go on or save
         ├── RunLocked                   another process writes this run
         ├── SnapshotDamaged             a snapshot that its manifest does not vouch for
@@ -20,6 +21,7 @@ with the machine (disk full, no permission) stays the `OSError` it is; the comma
 from __future__ import annotations
 
 __all__ = [
+    "CannotPick",
     "CannotWrite",
     "ConfigError",
     "LimitExceeded",
@@ -81,6 +83,10 @@ class CannotWrite(RekindleError, ValueError):
 
 class ConfigError(RekindleError, ValueError):
     """A setting that cannot be meant as it is written."""
+
+
+class CannotPick(RekindleError, RuntimeError):
+    """No GPUs as they were asked for, or the choice comes too late."""
 
 
 class RunError(RekindleError, RuntimeError):

@@ -6,6 +6,7 @@ group, memory and open files. `Nursery.start` gives its pid; whoever has it may 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -74,7 +75,7 @@ def kill_group(pid: int, number: int) -> None:
 
 
 def _serve() -> None:
-    import run_job
+    import run_job  # noqa: F401 - with all that it imports
     import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, for two seconds
 
     import rekindle.run.loop  # noqa: F401 - what every life needs
@@ -86,7 +87,8 @@ def _serve() -> None:
         else:
             pid = os.fork()
             if pid == 0:
-                _live(run_job, question["config"], question["environment"])
+                job = importlib.import_module(question["config"].get("job", "run_job"))
+                _live(job, question["config"], question["environment"])
             # Wait until it leads its own group: whoever gets the pid may signal the group at once.
             while os.getpgid(pid) != pid:
                 time.sleep(0.0005)
@@ -128,6 +130,7 @@ def _live(job: Any, config: dict[str, Any], environment: dict[str, str]) -> None
             import traceback
 
             traceback.print_exc()
+            sys.last_value = sys.exc_info()[1]  # as the interpreter does where nobody catches it
     finally:
         import atexit
 

@@ -84,7 +84,7 @@ def test_the_samples_do_not_depend_on_the_workers(settings, expected):
 @pytest.mark.parametrize("start", [1, 5, 6])
 def test_a_pass_goes_on_at_any_batch(start, workers, expected):
     one = loader(num_workers=workers)
-    assert flat(one.batches(one.pass_key(1, (0,)), start)) == expected[1][start:]
+    assert flat(one.batches(one.pass_key(1, (0,)), start * one.batch_size)) == expected[1][start:]
 
 
 def test_epochs_and_loops_have_orders_of_their_own(expected):
@@ -237,3 +237,19 @@ def test_an_iterable_data_set_is_refused_with_the_way_out():
 def test_arguments_that_cannot_be_meant_are_refused(settings, error):
     with pytest.raises(error):
         loader(**settings)
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")  # torch says so too, and goes on to raise
+def test_a_data_set_that_cannot_be_sent_to_a_worker_is_said_as_such():
+    class Inside(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return index
+
+    one = make_loader(Inside(), seed=0, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(RunError) as caught:
+        next(iter(one))
+    assert "cannot be sent to a data loader's workers: Can't pickle local object" in caught.value.what
+    assert "num_workers=0" in caught.value.do

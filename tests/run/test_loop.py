@@ -812,7 +812,7 @@ def plain_training(run, *, bad_from, steps=15):
 
 
 def test_parameters_that_became_nan_are_said_once_and_the_last_good_snapshot_stays(start, capsys):
-    run = start(keep_last=2)
+    run = start(keep_last=2, background=False)
     plain_training(run, bad_from=7)
     assert [listed.step for listed in list_snapshots(run.folder)] == [15, 12, 6]
     said = capsys.readouterr().err
@@ -821,7 +821,7 @@ def test_parameters_that_became_nan_are_said_once_and_the_last_good_snapshot_sta
     assert "from step 6, the newest snapshot without them, which stays" in said
     assert f"resume={os.path.join(run.folder, 'snapshots', 'step-00000006')!r}" in said
     # the next life knows it too, and keeps it as well
-    again = start(keep_last=2)
+    again = start(keep_last=2, background=False)
     assert "a parameter in it holds NaN or infinity" in capsys.readouterr().err
     plain_training(again, bad_from=0, steps=24)
     assert [listed.step for listed in list_snapshots(run.folder)] == [24, 21, 6]
@@ -837,7 +837,7 @@ def test_a_run_that_was_never_finite_says_that_nothing_is(start, capsys):
 
 
 def test_finite_parameters_and_buffers_of_infinities_are_nothing_to_mention(start, capsys):
-    run = start(keep_last=2)
+    run = start(keep_last=2, background=False)
     model = nn.Linear(2, 1)
     model.register_buffer("mask", torch.full((2,), -torch.inf))
     with torch.no_grad():

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
 from rekindle.devices.move import to_device
 from rekindle.errors import RunError, StateMismatch
-from rekindle.run.loader import Loader
+from rekindle.run.loader import Loader, Share
 from rekindle.run.randomness import key_of, sample_key, seed_globals
 from rekindle.run.signals import Leaving
 from rekindle.run.workers import dead_worker, shield, starting_workers, watch
@@ -54,6 +54,8 @@ class Batches:
         self._may_draw = self._own is None and type(source) not in {list, tuple}
         self._iterator: Iterator[Any] | None = None
         self._ended = False
+        # Samples dealt out, and batches of all processes counted, before their size changed for the last time.
+        self._before, self._counted = 0, 0
         length = _length_of(source)
         if run.accumulate > 1 and length is None:
             raise RunError(
@@ -63,11 +65,17 @@ class Batches:
             )
         self.loop: Loop = run.places.open(self, length)
         self._check_shape()
+        if self._own is None and run.world_size > 1:
+            run.note(
+                f"every rank walks over its own {type(source).__name__}; run.loader(dataset, ...) deals samples out",
+                once=True,
+            )
         path = self.loop.path
         self._key = (
             key_of(run.seed, "batches", run.epoch, *path) if self._own is None else self._own.pass_key(run.epoch, path)
         )
-        self._step_key = key_of(run.seed, "batch", self._key, run.rank)
+        # With a fixed number of shards a step is known by its shard, whoever computes it.
+        self._step_key = key_of(run.seed, "batch", self._key, 0 if run.is_elastic else run.rank)
 
     def __iter__(self) -> Batches:
         """Return itself."""
@@ -121,9 +129,12 @@ class Batches:
         run._mark = None  # noqa: SLF001 - as above
         if run.moves_batches:
             batch = to_device(batch, run.device, non_blocking=True)
-        seed_globals(sample_key(self._step_key, position))
+        share = self._share(position) if self._own is not None and not self._own.deal.is_whole else None
+        if run.takes_part:
+            run.begin_batch(share)
+        seed_globals(sample_key(self._step_key, position if not run.is_elastic else self._shard_number(position)))
         if run.evidence is not None:
-            known = self._own.indices(self._key, position) if self._own else None
+            known = self._own.indices_of(self._key, share or self._share(position)) if self._own else None
             run.evidence.batch(run.epoch, self._number(), position, known, batch, run.tracked_now())
         return batch
 
@@ -141,7 +152,8 @@ class Batches:
         """Return the source's iterator, at the loop's place."""
         loop, source = self.loop, self._source
         if self._own is not None:
-            return self._own.batches(self._key, loop.delivered)
+            start, part = self._spot(loop.delivered)
+            return self._own.batches(self._key, start, part=part)
         seed_globals(key_of(self._run.seed, "iterator", self._key))
         if self.stateful and loop.state is not None:
             source.load_state_dict(loop.state)
@@ -183,19 +195,72 @@ class Batches:
         """Make sure that the loader is the one that the loop was walking over."""
         if self._own is None:
             return
-        loader = self._own
-        shape = {
+        loader, loop = self._own, self.loop
+        shape: dict[str, Any] = {
             "samples": len(loader.dataset),
-            "batch_size": loader.batch_size,
+            "batch_size": loader.batch_size if loader.global_batch_size is None else None,
             "shuffle": loader.shuffle,
             "drop_last": loader.drop_last,
         }
-        saved, self.loop.state = self.loop.state, shape
-        if saved is None or saved == shape or not self.loop.delivered or self.loop.finished:
+        if loader.global_batch_size is not None:
+            shape["global_batch_size"] = loader.global_batch_size
+        saved, loop.state = loop.state, shape
+        if saved is not None and loop.delivered and not loop.finished:
+            self._require_same(shape, saved)
+            self._go_on_dealing(loader, saved)
+        if not loader.deal.is_whole or self._before:
+            shape |= {"size": loader.deal.size, "parts": len(loader.deal.parts)}
+            shape |= {"before": self._before, "counted": self._counted}
+        if not loop.finished:
+            left = loader.deal.count(len(loader.dataset) - self._before, drop_last=loader.drop_last)
+            loop.length = self._counted * len(loader.deal.parts) + left
+
+    def _go_on_dealing(self, loader: Loader, saved: Mapping[str, Any]) -> None:
+        """Find where in the order the run was; its batches were of another size on another number of processes."""
+        size, parts = saved.get("size", saved.get("batch_size")), saved.get("parts", 1)
+        self._before, self._counted = saved.get("before", 0), saved.get("counted", 0)
+        if (size, parts) == (loader.deal.size, len(loader.deal.parts)):
             return
+        batches = self.loop.delivered // parts
+        if size != loader.deal.size:
+            dealt = min(len(loader.dataset), self._before + (batches - self._counted) * size)
+            self._before, self._counted = dealt, batches
+        self.loop.delivered = batches * len(loader.deal.parts)
+
+    def _spot(self, number: int) -> tuple[int, int]:
+        """Return where in the order the batch of all that number `number` belongs to begins, and its part here."""
+        deal = self._dealer.deal
+        batch, part = divmod(number, len(deal.parts))
+        return self._before + (batch - self._counted) * deal.size, part
+
+    def _share(self, number: int) -> Share:
+        start, part = self._spot(number)
+        return self._dealer.deal.share(start, len(self._dealer.dataset), part)
+
+    def _shard_number(self, number: int) -> int:
+        deal = self._dealer.deal
+        batch, part = divmod(number, len(deal.parts))
+        return batch * deal.shares + deal.first_share + part
+
+    @property
+    def _dealer(self) -> Loader:
+        if self._own is None:
+            raise RunError(
+                'elastic="bits" needs batches of run.loader',
+                why="nobody else cuts them into shards",
+                do="run.batches(run.loader(dataset, global_batch_size=...))",
+            )
+        return self._own
+
+    def _require_same(self, shape: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+        names = ("samples", "batch_size", "global_batch_size", "shuffle", "drop_last")
         changed = [
-            f"{name} was {saved.get(name)} and is {value}" for name, value in shape.items() if saved.get(name) != value
+            f"{name} was {saved.get(name)} and is {shape.get(name)}"
+            for name in names
+            if saved.get(name) != shape.get(name)
         ]
+        if not changed:
+            return
         raise StateMismatch(
             f"the run was interrupted inside an epoch, and its loader changed: {', '.join(changed)}",
             why="batch numbers mean other samples now, so the epoch cannot be finished as it began",
@@ -209,6 +274,8 @@ class Batches:
 
 
 def _keeps_its_state(source: Any) -> bool:
+    if getattr(source, "use_stateful_dataloader", True) is False:  # Accelerate's have the methods, and nothing in them
+        return False
     return callable(getattr(source, "state_dict", None)) and callable(getattr(source, "load_state_dict", None))
 
 

@@ -25,7 +25,7 @@ from rekindle.store.atomic import fsync_folder
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["EventFiles", "MetricsFile", "plain_value"]
+__all__ = ["Elsewhere", "EventFiles", "MetricsFile", "plain_value"]
 
 
 def plain_value(name: str, value: Any) -> Any:
@@ -230,6 +230,35 @@ class EventFiles:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
+
+
+class Elsewhere:
+    """Stands for the log files in the processes that do not write them: rank 0 does, for all.
+
+    Attributes:
+        size: 0.
+        writer: None.
+    """
+
+    size = 0
+    writer = None
+
+    def write(self, *_: Any) -> None:
+        """Write nothing."""
+
+    def cut(self, _: object) -> str | None:
+        """Cut nothing."""
+        return None
+
+    def sync(self) -> None:
+        """Nothing is to be brought to the disk."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return no files."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _event_files(folder: str) -> list[str]:

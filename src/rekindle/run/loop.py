@@ -10,6 +10,8 @@ loop asks for its next batch (or comes to its end), so that what the body does a
 belongs to the step as well. A save that falls on the last batch of an epoch waits for the end of the epoch's body.
 Without `run.batches`, `run.step()` itself is the moment; inside `run.epochs` but without `run.batches`, the end of the
 epoch is.
+The state is copied at that moment and written while the training goes on (`saving.py`); what became of it is heard at
+a later `run.step()`, and leaving waits for it.
 
 Law: same seed, same settings, same machine: the same bits, however often and wherever the process was killed.
 """
@@ -20,43 +22,60 @@ import atexit
 import contextlib
 import math
 import os
+import signal
 import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, overload
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from rekindle.devices.move import device_named, to_device
+from rekindle.devices.tuning import use_deterministic_algorithms
 from rekindle.errors import ConfigError, RunError, StateMismatch
+from rekindle.parallel.company import Company, FollowedLock, How
+from rekindle.parallel.elastic import Elastic
+from rekindle.parallel.ranks import DEFAULT_TIMEOUT_S, Ranks, device_of, find_ranks, start
+from rekindle.parallel.rates import scale_rates
+from rekindle.parallel.shares import SharedCommit
+from rekindle.parallel.ties import tie
 from rekindle.run import environment
+from rekindle.run.averages import Average
 from rekindle.run.batches import Batches
 from rekindle.run.changes import fingerprint
-from rekindle.run.loader import Loader, make_loader
-from rekindle.run.log import EventFiles, MetricsFile, plain_value
+from rekindle.run.early_stop import Patience
+from rekindle.run.early_stop import time_limit as parse_time_limit
+from rekindle.run.half_weights import HalfWeights
+from rekindle.run.loader import Loader, Share, make_loader
+from rekindle.run.log import Elsewhere, EventFiles, MetricsFile, plain_value
 from rekindle.run.places import Loop, Place, Places
-from rekindle.run.policy import Best, BestRule, parse_best, parse_save_every
-from rekindle.run.precision import Updater, parse_precision, window_at
+from rekindle.run.policy import Best, parse_best, parse_save_every, parse_when_busy
+from rekindle.run.precision import DEFAULT_SCALER, Updater, meaning, parse_precision, window_at
 from rekindle.run.randomness import key_of, seed_all, seed_globals
+from rekindle.run.saving import EXTRA_VERSION, Mark, SavePolicy, Saver, not_finite_loss
 from rekindle.run.schedules import Schedule
 from rekindle.run.signals import Leaving, SignalWatch
-from rekindle.run.snapshot import Captured, Saved, capture, kind_of_tracked, restore
+from rekindle.run.snapshot import Saved, kind_of_tracked, restore
 from rekindle.run.start import (
     choose_folder,
     choose_seed,
+    command_of_this_run,
     find_start,
     is_snapshot_of,
     naming_disk_of,
+    open_where_rank_0_did,
     place_in,
     refuse_without,
 )
+from rekindle.run.tracked import names_of_parameters
 from rekindle.run.workers import dead_worker, kill_workers
-from rekindle.store.commit import Committed, clean_leftovers, commit
+from rekindle.run.writer import NotWritten
+from rekindle.store.commit import Committed, clean_leftovers
 from rekindle.store.layout import (
     METRICS_NAME,
     TENSORBOARD_NAME,
@@ -66,7 +85,6 @@ from rekindle.store.layout import (
     write_run_file,
 )
 from rekindle.store.lock import RunLock, hold
-from rekindle.store.retention import prune
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -77,35 +95,18 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 EVIDENCE_VARIABLE = "REKINDLE_EVIDENCE"
-_EXTRA_VERSION = 1
 _SHOW_EVERY_S = 0.1
+# Names of what the run tracks for itself; a dot keeps them apart from any that a script can give.
+_SCALER, _STOP_WHEN = "scaler.", "stop_when."
 # Settings that may change between two lives, and are said then.
-_DECIDE_BITS = ("precision", "accumulate", "device", "deterministic")
+_DECIDE_BITS = ("precision", "accumulate", "device", "deterministic", "elastic")
 # As `plain_value` writes them.
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 _One = TypeVar("_One")
 _Two = TypeVar("_Two")
 _Three = TypeVar("_Three")
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A boundary: what a snapshot taken there has to say about itself.
-
-    Attributes:
-        place: where to go on.
-        steps_done: updates counted by then.
-        metrics_size: bytes of metrics.jsonl by then.
-        event_sizes: sizes of TensorBoard's files by then.
-        print: fingerprint of the tracked state then; None where the mark is used at once.
-    """
-
-    place: Place
-    steps_done: int
-    metrics_size: int
-    event_sizes: Mapping[str, int]
-    print: int | None = None
+LrRule = Literal["linear", "sqrt"] | None
 
 
 class Run:
@@ -122,13 +123,25 @@ class Run:
         keep_best_mode: ``"max"`` or ``"min"``, instead of the prefix.
         resume: ``"auto"`` goes on where there is something to go on from; ``"never"`` refuses a folder with snapshots;
             ``"must"`` refuses one without; a path (of a run or a snapshot) is where a run begins that has none itself.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, for `autocast`, `backward` and `update`.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, for `autocast`, `backward` and `update`; ``"O0"`` to ``"O3"``
+            as well, where O2 and O3 have `prepare` make the weights half.
         accumulate: batches whose gradients make one update, for `backward` and `update`.
-        device: for `prepare`: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        device: for `prepare`: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``; among several processes ``"auto"`` and
+            ``"cuda"`` are the GPU of this process's local rank.
         deterministic: have torch use deterministic algorithms only, which exactness on a GPU needs; slower.
+        time_limit: ``"2 hours"`` from the start of the process, or ``"slurm"`` for the end of the job: before it, the
+            run saves and leaves with the code that a scheduler requeues on.
         tensorboard: write event files; None for "where TensorBoard is installed".
         progress: show progress on stderr; None for "on a terminal".
-        on_saved: called with each snapshot (``.step``, ``.path``) once it is on the disk to stay.
+        on_saved: called with each snapshot (``.step``, ``.path``) once it is on the disk to stay; by the main thread,
+            at the first boundary after that.
+        background: write snapshots while the training goes on. False waits for each of them.
+        when_busy: a save that is due while the one before is still being written waits for it (``"wait"``), or is left
+            out (``"skip"``). One that was asked for, or is the last, always waits.
+        elastic: ``"bits"`` gives the same bits on 1, 2, 4... up to `shards` processes, at a price.
+        shards: parts that each batch is cut into with ``elastic="bits"``, a power of two.
+        save_by: which processes write snapshots: rank 0 (``"one"``), or all of them, each a share of the files.
+        timeout_s: seconds that processes wait for each other at the start and in a collective.
 
     Attributes:
         folder: where the run lives.
@@ -137,7 +150,10 @@ class Run:
         state: plain values and tensors of the script's own that survive.
         device: where `prepare` brings things.
         accumulate: as given.
-        rank, world_size: 0 and 1.
+        rank, world_size: which process of how many; 0 and 1 where there is one.
+        batch_weight: how much the batch at hand counts here: its samples, times the processes, over the samples of
+            all. 1 but for a last batch that is shared out unevenly; 0 for samples that are another process's own, lent
+            so that this one can take part. Gradients are weighted with it already.
 
     Raises:
         RunLocked: another process writes this run.
@@ -171,51 +187,70 @@ class Run:
         accumulate: int = 1,
         device: str | torch.device | None = None,
         deterministic: bool = False,
+        time_limit: str | None = None,
         tensorboard: bool | None = None,
         progress: bool | None = None,
         on_saved: Callable[[Committed], object] | None = None,
+        background: bool = True,
+        when_busy: Literal["wait", "skip"] = "wait",
+        elastic: Literal["bits"] | None = None,
+        shards: int = 8,
+        save_by: Literal["one", "all"] = "one",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         """Take the run's folder, and find where to go on; nothing is restored before `track`."""
-        self._every = parse_save_every(save_every)
-        self._best_rule = parse_best(keep_best, keep_best_mode)
+        self._policy = SavePolicy(
+            every=parse_save_every(save_every),
+            best=parse_best(keep_best, keep_best_mode),
+            keep_last=keep_last,
+            keep_every=keep_every,
+            on_saved=on_saved,
+            background=bool(background),
+            when_busy=parse_when_busy(when_busy),
+        )
         _check_counts(keep_last=keep_last, keep_every=keep_every, accumulate=accumulate)
         if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**64):
             raise ConfigError(f"seed={seed!r} is not a whole number from 0 to 2**64 - 1")
-        self.device = device_named(device)
+        ranks = find_ranks()
+        self.rank, self.world_size = ranks.rank, ranks.world_size
+        self.device = device_of(ranks, device) or device_named(device)
         self._updater = Updater(parse_precision(precision, self.device), self.device)
-        self.accumulate = accumulate
-        self.rank, self.world_size = 0, 1
+        self._limit = parse_time_limit(time_limit)
+        if save_by not in {"one", "all"}:
+            raise ConfigError(f'save_by={save_by!r} is not "one" or "all"')
+        self._elastic = _make_elastic(elastic, shards, accumulate, ranks)
+        self.accumulate = accumulate if self._elastic is None else self._elastic.parts
+        self._company: Company | None = None
+        self._shares_saving = False
+        self._ask_to_save: _Clock | None = None
+        self.batch_weight = 1.0
         self.moves_batches = False
         self.signals = SignalWatch()
         self.state: dict[str, Any] = {}
         self._steps_done = 0
         self._placed = False
-        self.evidence = _recorder()
+        self.evidence = None if self.rank else _recorder()
         self.epoch = 0
         self.places = Places()
-        self._best: Best | None = None
-        self._finite_step: int | None = None
-        self._said_not_finite = False
         self._odd_metrics: set[str] = set()
         self._finished, self._finished_total = False, 0
         self._resume_place = Place()
-        self._last_saved_step = -1
-        self._last_saved_place: Place | None = None
         self._log_sizes: tuple[int, Mapping[str, int]] = (0, {})
-        self._keep_last, self._keep_every = keep_last, keep_every
-        self._on_saved = on_saved
         self._progress_wanted = (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
+        self._progress_wanted = self._progress_wanted and not self.rank
         self._progress: ProgressDisplay | None = None
         self._shown: dict[str, Any] = {}
         self._next_show = 0.0
         self._said: set[str] = set()
         self._tracked: dict[str, object] = {}
         self._prepared: dict[str, int] = {}
+        self._ranks_before = 1
         self._optimizers: list[torch.optim.Optimizer] = []
         self._schedulers: list[LRScheduler] = []
+        self._averages: list[Average] = []
+        self._patience: list[Patience] = []
         self._was_updated = _Flag()
         self._last_loss: torch.Tensor | None = None
-        self._captured: Captured | None = None
         self._settings = {
             "save_every": save_every,
             "keep_last": keep_last,
@@ -225,25 +260,33 @@ class Run:
             "accumulate": accumulate,
             "device": str(self.device),
             "deterministic": deterministic,
+            "elastic": None if elastic is None else f"{elastic}, {shards} shards",
         }
 
+        self._lock: RunLock | FollowedLock
+        self._metrics: MetricsFile | Elsewhere
+        self._events: EventFiles | Elsewhere
         self.folder = choose_folder(folder, self.note)
+        if self.world_size > 1:
+            self._company = self._join(ranks, timeout_s, {**self._settings, "seed": seed, "folder": self.folder})
+            if save_by == "all":
+                self._share_saving(self._company)
         with naming_disk_of(self.folder):
             self._open(seed, resume, tensorboard=tensorboard, deterministic=deterministic)
         self._closed = False
         self._begun = False
+        self._reserved = False
         self._in_epochs = False
         self._epochs_total = 0
         self._left_early = False
         self._stop_asked = False
-        self._best_pending: float | None = None
-        self._next_step: float = math.inf
         self._clean = False
-        self._mark: _Mark | None = None
+        self._mark: Mark | None = None
         self._begun_at, self._prints_cost_s = 0.0, 0.0
-        self._plan_next_save()
-        if self._updater.scaler is not None:
-            self.track(scaler=self._updater.scaler)
+        self._saver.plan_next(self._steps_done)
+        if precision.upper() in {"O0", "O1", "O2", "O3"}:
+            self.note(meaning(precision, self.device))
+        self._track_scalers()
         seed_all(key_of(self.seed, "start"))
         atexit.register(_close_display, weakref.ref(self))
 
@@ -279,33 +322,69 @@ class Run:
             self._watch(value)
 
     @overload
-    def prepare(self, single: _One, /) -> _One: ...
+    def prepare(self, single: _One, /, *, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None) -> _One: ...
     @overload
-    def prepare(self, first: _One, second: _Two, /) -> tuple[_One, _Two]: ...
+    def prepare(
+        self, first: _One, second: _Two, /, *, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None
+    ) -> tuple[_One, _Two]: ...
     @overload
-    def prepare(self, first: _One, second: _Two, third: _Three, /) -> tuple[_One, _Two, _Three]: ...
+    def prepare(
+        self,
+        first: _One,
+        second: _Two,
+        third: _Three,
+        /,
+        *,
+        ddp: Mapping[str, Any] | None = None,
+        lr_rule: LrRule = None,
+    ) -> tuple[_One, _Two, _Three]: ...
     @overload
-    def prepare(self, *objects: Any) -> tuple[Any, ...]: ...
-    def prepare(self, *objects: Any) -> Any:
+    def prepare(
+        self, *objects: Any, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None
+    ) -> tuple[Any, ...]: ...
+    def prepare(self, *objects: Any, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None) -> Any:
         """Bring models to the run's device, track everything, and return it in the same order (one object: itself).
 
         The batches of `run.batches` come on that device from now on. Names in the snapshot are ``model``,
         ``optimizer``, ``scheduler``, with ``_2`` and so on where there are several. Loaders are passed through.
 
+        Among several processes models with anything to train come back wrapped in `DistributedDataParallel`, while
+        what is tracked is the model itself, so a snapshot's keys are the same for any number of processes.
+
+        Args:
+            *objects: models, optimizers, schedulers, loaders, anything that can be tracked.
+            ddp: settings of `DistributedDataParallel`, such as ``{"bucket_cap_mb": 100}``.
+            lr_rule: ``"linear"`` multiplies learning rates by the number of processes, ``"sqrt"`` by its root; after a
+                resume on another number, by what that changes.
+
         Raises:
             TypeError, StateMismatch: as `track`.
+            ConfigError: a setting that cannot be meant.
         """
         named: dict[str, object] = {}
         ready: list[object] = []
+        half = self._updater.weights
         for value in objects:
             if isinstance(value, (Loader, torch.utils.data.DataLoader)):
                 ready.append(value)
                 continue
             ready.append(to_device(value, self.device) if isinstance(value, torch.nn.Module) else value)
+            if half is not None and isinstance(value, torch.nn.Module) and not isinstance(value, Average):
+                half.cast(value)  # `to_device` moves modules in place
             known = next((name for name, old in {**self._tracked, **named}.items() if old is value), None)
             named[known or self._free_name(value)] = ready[-1]
         self.moves_batches = self.device.type != "cpu"
+        if half is not None:
+            names = names_of_parameters({**self._tracked, **named})
+            optimizers = [value for value in named.values() if isinstance(value, torch.optim.Optimizer)]
+            masters = {name: master for each in optimizers for name, master in half.adopt(each, names).items()}
+            if masters:
+                named[self._numbered("master_weights")] = masters
         self.track(**named)
+        if lr_rule is not None:
+            self._scale_rates(lr_rule, list(named.values()))
+        if self._company is not None or self._elastic is not None:
+            ready = [self._shared_out(value, ddp or {}) for value in ready]
         return ready[0] if len(ready) == 1 else tuple(ready)
 
     def loader(self, dataset: Any, **settings: Any) -> Loader:
@@ -315,13 +394,23 @@ class Run:
             dataset: anything with ``__len__`` and ``__getitem__``.
             **settings: as those of `torch.utils.data.DataLoader`: ``batch_size=1, shuffle=True, num_workers=0,
                 drop_last=False, collate_fn=None, pin_memory=None, persistent_workers=None``, and more; see
-                `rekindle.run.loader.make_loader`.
+                `rekindle.run.loader.make_loader`. Among several processes `batch_size` is that of each, and
+                ``global_batch_size=`` that of all together, the same on any number of them.
 
         Raises:
             RunError: the data set is empty, or has no samples by number.
             TypeError, ValueError: an argument that cannot be meant.
         """
-        return make_loader(dataset, seed=self.seed, **settings)
+        shards = None
+        if self._elastic is not None:
+            shards = self._elastic.shards
+            if settings.get("global_batch_size") is None:
+                raise ConfigError(
+                    'elastic="bits" needs run.loader(..., global_batch_size=)',
+                    why="batch_size is that of each process, so the batches of all would depend on their number",
+                    do=f"run.loader(dataset, global_batch_size={shards * 8})",
+                )
+        return make_loader(dataset, seed=self.seed, ranks=(self.rank, self.world_size), shards=shards, **settings)
 
     def epochs(self, total: int) -> Iterator[int]:
         """Walk over the epochs that are left, ``total`` in all, and save when the last one is done.
@@ -371,35 +460,71 @@ class Run:
             return
         if self.places.replaying:
             return
-        if self._updater.scaler is not None:
+        if self._updater.scalers:
             self._updater.end_step()
+        for average in self._averages:
+            average.update()
         self._was_updated.up = False
         self._steps_done += 1
         self._clean = True
+        if not self._reserved:
+            self._reserved = True
+            self._saver.reserve(self._tracked)
+        under_way = self._saver.under_way
+        if under_way is not None and under_way.done:
+            self._saver.settle(self.note)
         if self.evidence is not None:
             self.evidence.step(self._steps_done, self.epoch, self.tracked_now(), sys._getframe(1))  # noqa: SLF001 - the caller's frame is what is recorded
         if self._progress_wanted:
             self._show_progress()
+        if self._limit is not None and self._limit.is_near():
+            self._ask_to_leave_in_time()
         if not self.places.any_loop:
             self._step_without_batches()
 
     def save(self) -> None:
         """Save at the next boundary; outside the loop, at once."""
         if self._in_epochs or self._inside_a_loop():
-            self._ask()
+            self._saver.ask()
         elif not self._begun and self._saved is not None:
-            self._write(self._mark_now(self._resume_place))
+            self._write(self._mark_now(self._resume_place), at_once=True)
         else:
-            self._write(self._mark_now(), finished=self._finished)
+            self._write(self._mark_now(), finished=self._finished, at_once=True)
 
     def stop(self) -> None:
         """End the run after this epoch, as if it were the last: for early stopping."""
         self._stop_asked = True
 
+    def stop_when(self, metric: str, patience: int, *, min_delta: float = 0.0) -> None:
+        """End the run after the epoch in which a metric has not been better for `patience` values given to `run.log`.
+
+        Call it before the loop. What was seen is part of every snapshot.
+
+        Args:
+            metric: as in ``keep_best``: the largest value is the best, or the smallest with ``"min:val_loss"``.
+            patience: values without a better one, at least 1.
+            min_delta: by how much a value must be better to count.
+
+        Raises:
+            ConfigError: a value that cannot be meant.
+        """
+        rule = parse_best(metric)
+        if rule is None or isinstance(patience, bool) or not isinstance(patience, int) or patience < 1 or min_delta < 0:
+            raise ConfigError(
+                f"run.stop_when({metric!r}, patience={patience!r}, min_delta={min_delta!r}) cannot be meant",
+                why="patience is a number of values, at least 1, and min_delta is not negative",
+                do='run.stop_when("min:val_loss", patience=3)',
+            )
+        known = Patience(rule, patience, min_delta)
+        self._patience.append(known)
+        self._track_own(f"{_STOP_WHEN}{rule.mode}:{rule.metric}", known)
+
     def log(self, **values: Any) -> None:
         """Write one line to ``metrics.jsonl``, and to TensorBoard: step, epoch, learning rates and these values.
 
-        What is logged again on the way back to an interrupted place is not written twice.
+        What is logged again on the way back to an interrupted place is not written twice. Among several processes
+        every one calls it, with the same names: of real numbers the mean over the processes is logged, of everything
+        else what rank 0 gave.
 
         Args:
             **values: numbers, texts, bools, None, or tensors of one element. NaN and infinities become texts.
@@ -411,16 +536,23 @@ class Run:
         plain = {name: plain_value(name, value) for name, value in values.items()}
         if self._saved is not None and (not self._begun or self.places.replaying):
             return
+        if self._company is not None:
+            values = self._company.logged(self._steps_done, values)
+            plain = {name: plain_value(name, value) for name, value in values.items()}
         for name, value in plain.items():
             if value in _NOT_FINITE and not isinstance(values[name], str) and name not in self._odd_metrics:
                 self._odd_metrics.add(name)
                 self.note(f"run.log: {name} is {value} after step {self._steps_done:,}; said once")
         line = {**{name: rate for name, rate in self._rates().items() if name not in plain}, **plain}
+        if self._updater.scalers:
+            line.setdefault("skipped_steps", self._updater.skipped)
         self._metrics.write(self._steps_done, self.epoch, line)
         self._events.write(self._steps_done, line)
-        rule = self._best_rule
-        if rule is not None and isinstance(plain.get(rule.metric), (int, float)):
-            self._offer_best(rule, float(plain[rule.metric]))
+        self._saver.offer_best(plain)
+        for known in self._patience:
+            value = plain.get(known.rule.metric)
+            if isinstance(value, (int, float)) or (value in _NOT_FINITE and known.rule.metric in plain):
+                known.offer(float(value))
 
     def show(self, **values: Any) -> None:
         """Have values stand in the progress display; they are read only when it is drawn."""
@@ -442,7 +574,8 @@ class Run:
             self.signals.interruptible = self._may_leave
             if self.signals.requested is not None and self._may_leave():
                 raise Leaving  # noqa: TRY301 - as if the signal came now
-            with torch.no_grad():
+            alone = contextlib.nullcontext() if self._company is None else self._company.evaluating()
+            with torch.no_grad(), alone:
                 yield
         except Leaving:
             told_to_leave = True
@@ -457,11 +590,14 @@ class Run:
         """Return the context in which to compute the loss, for this run's precision."""
         return self._updater.autocast()
 
-    def backward(self, loss: torch.Tensor, **settings: Any) -> None:
+    def backward(self, loss: torch.Tensor, *, scaler: str | int | None = None, **settings: Any) -> None:
         """Add the loss's gradients, scaled for the precision and divided by the accumulation window's length.
 
         Args:
             loss: one number.
+            scaler: a name for the loss's own scale, where several losses need different ones; made when it is first
+                named, and saved. None for the one that all others share. Where the precision has no scale it means
+                nothing.
             **settings: as of `torch.Tensor.backward`.
 
         Raises:
@@ -476,9 +612,12 @@ class Run:
             self._last_loss = loss.detach()
         loop = self.places.current
         length = 1
-        if self.accumulate > 1 and loop is not None:
+        if self.accumulate > 1 and loop is not None and self._elastic is None:
             length = window_at(loop.delivered - 1, self.accumulate, loop.length).length
-        self._updater.backward(loss, length, **settings)
+        name = None if scaler is None else f"{_SCALER}{scaler}"
+        if name is not None and self._updater.scalers and name not in self._tracked:
+            self._track_own(name, self._updater.scaler_named(name))
+        self._updater.backward(loss, length, scaler=name, optimizers=self._optimizers, **settings)
 
     def update(
         self, *optimizers: torch.optim.Optimizer, clip_norm: float | None = None, clip_value: float | None = None
@@ -503,6 +642,8 @@ class Run:
             )
         if self._in_accumulation():
             return False
+        if self._elastic is not None:
+            self._elastic.finish()
         self._updater.update(
             chosen,
             self._schedulers,
@@ -511,6 +652,60 @@ class Run:
             all_optimizers=max(1, len(self._optimizers)),
         )
         return True
+
+    # ---- among several processes; on one, each of these is what it is for one
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks: rank 0, or the only one."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here.
+
+        Raises:
+            RunError: one of them is gone, or does not come.
+        """
+        if self._company is not None:
+            self._company.ties.gather("run.barrier", None)
+
+    @contextlib.contextmanager
+    def rank_zero_first(self) -> Iterator[None]:
+        """Have rank 0 go through the block before the others do: to download or prepare data once.
+
+        The others wait as long as it takes.
+        """
+        company = self._company
+        if company is not None and self.rank:
+            company.ties.gather("run.rank_zero_first", None, timeout_s=None)
+        yield
+        if company is not None and not self.rank:
+            company.ties.gather("run.rank_zero_first", None, timeout_s=None)
+
+    def reduce(self, value: _One, how: How = "mean", *, weight: float | None = None) -> _One:
+        """Return the mean, sum, least or greatest of a value over all processes; every process calls it.
+
+        Args:
+            value: a number, or a tensor; of a tensor each element on its own.
+            how: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
+            weight: for the mean: how much this process's value counts, such as its number of samples.
+
+        Returns:
+            The same on all processes, of the type that was given.
+
+        Raises:
+            TypeError: neither a number nor a tensor.
+            RunError: a process is gone, or did not call it.
+
+        Example:
+            accuracy = run.reduce(correct, "sum") / run.reduce(seen, "sum")
+        """
+        if how not in {"mean", "sum", "min", "max"}:
+            raise ValueError(f'run.reduce(how={how!r}): it is "mean", "sum", "min" or "max"')
+        if self._company is None:
+            return value
+        reduced: _One = self._company.reduce(value, how, weight)
+        return reduced
 
     # ---- what can be looked at
 
@@ -527,9 +722,14 @@ class Run:
         return self._steps_done
 
     @property
+    def skipped_steps(self) -> int:
+        """Optimizer updates that fp16 left out because a gradient had overflowed, in all lives of the run."""
+        return self._updater.skipped
+
+    @property
     def best(self) -> Best | None:
         """The best snapshot so far by ``keep_best``, None while there is none."""
-        best = self._best
+        best = self._saver.best
         if best is None:
             return None
         path = snapshot_path(self.folder, best.step)
@@ -570,7 +770,7 @@ class Run:
             text: one line.
             once: leave it out if it was said before.
         """
-        if once and text in self._said:
+        if self.rank or (once and text in self._said):
             return
         self._said.add(text)
         if self._progress is not None:
@@ -593,6 +793,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the run; after an exception without saving, since the state may be half of a step."""
+        if self._company is not None and error is not None:
+            self._company.tell_failure(error)
         self._close(save=kind is None)
         dead = dead_worker(error, self._way_back())  # torch raises it from a signal handler, wherever the loop is
         if dead is not None:
@@ -602,19 +804,38 @@ class Run:
         if self._closed:
             return
         try:
-            unsaved = self._begun and self._steps_done != self._last_saved_step
+            failed = self._settle_last()
+            unsaved = self._begun and self._steps_done != self._saver.last_step
             if save and unsaved and (self._clean or not self.places.any_loop):
                 if self._left_early:
                     # The script left the epochs with `break`: for it, that was the end of the run.
                     self._finished, self._finished_total = True, self._epochs_total
-                self._write(self._mark_now(), finished=self._finished)
+                self._write(self._mark_now(), finished=self._finished, at_once=True)
+            elif save and failed is not None:
+                raise failed
         finally:
             self._shut()
+
+    def _settle_last(self) -> Exception | None:
+        """Wait for the save that is under way; say and return why it failed, None where it did not.
+
+        For where an exception is on its way, or another save that may do better.
+        """
+        try:
+            self._saver.settle(self.note)
+        except NotWritten:
+            raise
+        except Exception as error:  # noqa: BLE001 - `on_saved` is the user's code
+            self.note(str(error))
+            return error
+        return None
 
     def _shut(self) -> None:
         if self._closed:
             return
         self._closed = True
+        if self._company is not None:
+            self._company.ties.unfinished = False
         self.signals.close()
         if self._progress is not None:
             self._progress.close()
@@ -622,35 +843,63 @@ class Run:
             self._metrics.close()
             self._events.close()
         finally:
-            self._lock.release()
+            try:
+                self._saver.close(self.note)
+            finally:
+                self._lock.release()
 
     # ---- beginning
 
     def _open(
         self, seed: int | None, resume: str | os.PathLike[str], *, tensorboard: bool | None, deterministic: bool
     ) -> None:
-        """Take the folder's lock and what the newest snapshot says; a run that cannot start gives the lock back."""
+        """Take the folder's lock and what the newest snapshot says, here or where rank 0 did."""
+        company = self._company
+        if company is not None and self.rank:
+            word = company.follow()
+            self._lock = FollowedLock(self.folder)
+            self._saver = Saver(cast("RunLock", self._lock), replace(self._policy, on_saved=None), None)
+            self._metrics = self._events = Elsewhere()
+            self._saved = open_where_rank_0_did(word["snapshot"], self.rank)
+            self._take_up(word["seed"], deterministic=deterministic)
+            return
+        try:
+            self._open_here(seed, resume, tensorboard=tensorboard, deterministic=deterministic)
+        except BaseException as error:
+            if company is not None:
+                company.lead_astray(error)
+            raise
+        if company is not None:
+            company.lead({"snapshot": None if self._saved is None else self._saved.path, "seed": self.seed})
+
+    def _open_here(
+        self, seed: int | None, resume: str | os.PathLike[str], *, tensorboard: bool | None, deterministic: bool
+    ) -> None:
+        """Do it here; a run that cannot start gives the lock back."""
         check_run_folder(self.folder)
         refuse_without(self.folder, resume)
-        self._lock: RunLock = hold(self.folder)
+        lock = hold(self.folder)
+        self._lock = lock
+        self._saver = Saver(lock, self._policy, None if self.evidence is None else self.evidence.saved)
         try:
-            clean_leftovers(self._lock)
+            clean_leftovers(lock)
             self._metrics = MetricsFile(os.path.join(self.folder, METRICS_NAME))
-            self._events = EventFiles(os.path.join(self.folder, TENSORBOARD_NAME), wanted=tensorboard)
+            events = os.path.join(self.folder, TENSORBOARD_NAME)
+            self._events = EventFiles(events, wanted=tensorboard)
             self._saved = find_start(self.folder, resume, self.note)
             self._take_up(seed, deterministic=deterministic)
         except BaseException:
-            self._lock.release()
+            lock.release()
             raise
 
     def _take_up(self, seed: int | None, *, deterministic: bool) -> None:
         """Take over what the snapshot says, or begin."""
         if deterministic:
-            _use_deterministic_algorithms()
+            use_deterministic_algorithms()
         facts = read_run_file(self.folder)
         saved = self._saved
         extra: Mapping[str, Any] = {} if saved is None else saved.extra
-        if saved is not None and extra.get("version") != _EXTRA_VERSION:
+        if saved is not None and extra.get("version") != EXTRA_VERSION:
             raise RunError(f"{saved.path}: written by another version of rekindle", do="pip install --upgrade rekindle")
         self.seed = choose_seed(
             self.folder, seed, extra.get("seed", (facts or {}).get("seed")), begun=saved is not None
@@ -660,20 +909,20 @@ class Run:
         if saved is not None:
             self._steps_done = saved.step
             self.state = extra.get("state", {})
+            self._updater.skipped = extra.get("skipped_steps", 0)
             best = extra.get("best")
-            self._best = None if best is None or forked else Best(best["value"], best["step"])
+            self._saver.best = None if best is None or forked else Best(best["value"], best["step"])
             self._finished, self._finished_total = extra.get("finished", False), extra.get("epochs", 0)
             self._resume_place = Place.decode(place_in(saved))
             if not forked:
-                self._last_saved_step, self._last_saved_place = saved.step, self._resume_place
+                self._saver.take_up(saved, self._resume_place)
             self._say_where(saved)
             finite_step = saved.manifest.facts.get("finite_step", saved.step)
-            self._finite_step = finite_step if isinstance(finite_step, int) and not forked else None
+            self._saver.finite_step = finite_step if isinstance(finite_step, int) and not forked else None
             if finite_step != saved.step:
                 source = os.path.dirname(os.path.dirname(saved.path))
-                self._say_not_finite(
-                    f"{saved.path}: a parameter in it", finite_step if isinstance(finite_step, int) else None, source
-                )
+                good = finite_step if isinstance(finite_step, int) else None
+                self._saver.say_not_finite(f"{saved.path}: a parameter in it", good, source, self.note)
             before = extra.get("environment", {})
             threads = environment.adopt_threads(before)
             if threads is not None:
@@ -686,6 +935,9 @@ class Run:
                 was = settings.get(name, self._settings[name])
                 if was != self._settings[name]:
                     self.note(f"{name} was {was}, is {self._settings[name]}; the bits differ from here on")
+            self._ranks_before = extra.get("world_size", 1)
+            if self._ranks_before != self.world_size:
+                self.note(_other_world(self._ranks_before, self.world_size, same_bits=self._elastic is not None))
         else:
             # The last life saved nothing: what it logged belongs to steps that are made again.
             self._metrics.cut(0)
@@ -698,13 +950,13 @@ class Run:
         self._environment = now
         self.epoch = self._resume_place.epoch
         self.places = Places(self._resume_place)
-        if facts is None or saved is None:
+        if not self.rank and (facts is None or saved is None):
             write_run_file(
                 self.folder,
                 {
                     "seed": self.seed,
                     "settings": self._settings,
-                    "command": list(getattr(sys, "orig_argv", sys.argv)),
+                    "command": command_of_this_run(),
                     "environment": now,
                     "world_size": self.world_size,
                     "began_from": None if saved is None else saved.path,
@@ -725,7 +977,8 @@ class Run:
         if self._closed:
             raise RunError(f"{self.folder}: the run is closed", do="open it again: rekindle.Run(...)")
         if self._saved is not None:
-            forgotten = [name for name in self._saved.names if name not in self._tracked]
+            own = (DEFAULT_SCALER, _SCALER, _STOP_WHEN)  # the run's own: a setting changed, and no state is lost
+            forgotten = [name for name in self._saved.names if name not in self._tracked and not name.startswith(own)]
             if forgotten:
                 raise StateMismatch(
                     f"{', '.join(forgotten)}: in the snapshot of step {self._saved.step:,}, and not tracked now",
@@ -737,6 +990,8 @@ class Run:
             if word is not None:
                 self.note(word)
             self._events.cut(events)
+        if self._updater.weights is not None:
+            self._begin_with_half_weights(self._updater.weights)
         self._begun = True
         self._begun_at = time.monotonic()
         self.signals.install()
@@ -751,9 +1006,91 @@ class Run:
             self._schedulers.append(value)
             if isinstance(value, Schedule) and value.changed_from is not None:
                 self.note(f"the schedule was {value.changed_from} and is {value.shape} from now on")
+        elif isinstance(value, Average):
+            self._averages.append(value)
+        elif isinstance(value, torch.nn.parallel.DistributedDataParallel) and self._company is not None:
+            self._company.adopt(value)
+
+    def _join(self, ranks: Ranks, timeout_s: float, settings: Mapping[str, Any]) -> Company:
+        """Meet the other processes, and make sure that they are of one mind."""
+        ties = tie(
+            start(ranks, device_type=self.device.type, timeout_s=timeout_s, say=self.note),
+            timeout_s=timeout_s,
+            say=_say_from_any_rank,
+        )
+        if ties is None:
+            raise AssertionError("one process has no company")
+        alive = weakref.ref(self)
+        ties.position = lambda: _position(alive())
+        ties.way_back = lambda: _way_back_of(alive())
+        self.signals.together = lambda number: ties.ask("leave", number)
+        company = Company(ranks, ties)
+        company.agree_on(settings)
+        return company
+
+    def _share_saving(self, company: Company) -> None:
+        """Have all processes save at the same boundaries; what a clock says is asked for by rank 0 alone."""
+        every, self._shares_saving = self._policy.every, True
+        if every.seconds is not None and not self.rank:
+            self._ask_to_save = _Clock(every.seconds)
+        self._policy = replace(
+            self._policy,
+            every=replace(every, seconds=None),
+            when_busy="wait",
+            commit=SharedCommit(company.ties),
+            keep_last=None if self.rank else self._policy.keep_last,
+        )
+
+    def _shared_out(self, value: Any, settings: Mapping[str, Any]) -> Any:
+        """Return a model as all processes train it together; anything else as it is."""
+        if not isinstance(value, torch.nn.Module):
+            return value
+        if self._elastic is not None and not isinstance(value, Average):
+            self._elastic.add(value)
+            return value
+        if self._company is None or isinstance(value, Average):
+            return value if self._company is None else self._company.same(value)
+        return self._company.wrap(value, self.device, settings)
+
+    def _scale_rates(self, rule: LrRule, prepared: list[object]) -> None:
+        """Scale learning rates by the number of processes, or by what it changed since the snapshot."""
+        if rule not in {"linear", "sqrt"}:
+            raise ConfigError(f'lr_rule={rule!r} is not "linear" or "sqrt"')
+        ratio = self.world_size / self._ranks_before
+        factor = ratio if rule == "linear" else math.sqrt(ratio)
+        if factor != 1:
+            scale_rates(factor, prepared)
+            self.note(f"lr_rule: learning rates times {factor:.4g}, for {self.world_size} processes")
+
+    def _track_own(self, name: str, value: object) -> None:
+        """Track something of the run itself; a snapshot that lacks it comes from before it was asked for."""
+        if self._saved is None or name in self._saved.names:
+            self.track(**{name: value})
+        else:
+            self._tracked[name] = value
+
+    def _track_scalers(self) -> None:
+        if not self._updater.scalers:
+            return
+        self._track_own(DEFAULT_SCALER, self._updater.scaler)
+        for name in () if self._saved is None else self._saved.names:
+            if name.startswith(_SCALER):
+                self._track_own(name, self._updater.scaler_named(name))
+
+    def _begin_with_half_weights(self, half: HalfWeights) -> None:
+        if not half.any_model:
+            raise RunError(
+                f"precision {self._updater.precision} makes weights half in run.prepare, and no model was prepared",
+                do="model, optimizer = run.prepare(model, optimizer)",
+            )
+        changed = half.begin()
+        if changed:
+            self.note(f"{changed} weights were loaded after run.prepare; their float32 copies were taken from them")
 
     def _free_name(self, value: object) -> str:
-        if isinstance(value, torch.nn.Module):
+        if isinstance(value, Average):
+            base = "average"
+        elif isinstance(value, torch.nn.Module):
             base = "model"
         elif isinstance(value, torch.optim.Optimizer):
             base = "optimizer"
@@ -761,6 +1098,9 @@ class Run:
             base = "scheduler"
         else:
             base = type(value).__name__.lower()
+        return self._numbered(base)
+
+    def _numbered(self, base: str) -> str:
         number = self._prepared.get(base, 0) + 1
         self._prepared[base] = number
         return base if number == 1 else f"{base}_{number}"
@@ -770,6 +1110,8 @@ class Run:
     def _walk_epochs(self, total: int) -> Iterator[int]:
         self._in_epochs, self._left_early = True, True
         self._epochs_total = total
+        if self._company is not None:
+            self._company.ties.unfinished = True
         try:
             while self.epoch < total:
                 epoch = self.epoch
@@ -782,9 +1124,11 @@ class Run:
                 yield epoch
                 if self._steps_done == steps_before and self.places.any_loop and not self._resume_place.loops:
                     self.note(f"epoch {epoch} made no step: call run.step() after each optimizer update", once=True)
-                if self._turn(epoch, last=self._stop_asked or epoch + 1 == total):
+                if self._turn(epoch, last=self._is_stopping() or epoch + 1 == total):
                     break
             self._left_early = False
+            if self._company is not None:
+                self._company.ties.unfinished = False
         finally:
             self._in_epochs = False
             self._mark = None
@@ -792,6 +1136,14 @@ class Run:
             self.signals.close()
         if self._progress is not None:
             self._progress.close()
+
+    def _is_stopping(self) -> bool:
+        """Whether this epoch is to be the last: the loop said so, or patience is over."""
+        for known in self._patience:
+            if known.is_over:
+                self.note(f"{self.folder}: stops after epoch {self.epoch}: {known}", once=True)
+                self._stop_asked = True
+        return self._stop_asked
 
     def _turn(self, epoch: int, *, last: bool) -> bool:
         """Do what is due at the end of an epoch's body; return `last`."""
@@ -801,9 +1153,9 @@ class Run:
         self.places.begin_epoch(epoch + 1)
         if last:
             self._finished, self._finished_total = True, self._epochs_total
-        every = self._every.epochs
+        every = self._policy.every.epochs
         if last or self._is_due() or self.signals.requested is not None or (every and (epoch + 1) % every == 0):
-            self._write(self._mark_now(Place(epoch + 1)), finished=last)
+            self._write(self._mark_now(Place(epoch + 1)), finished=last, at_once=last)
         if self.signals.requested is not None:
             self._leave(None)
         return last
@@ -811,7 +1163,7 @@ class Run:
     def _arrive(self, loop: Loop) -> None:
         """Do what is due where the next batch of a loop is asked for."""
         self.places.arrive(loop)
-        if not self._clean:
+        if not self._clean or self._is_lent():
             return
         if self.signals.requested is not None:
             self._leave(self._mark_now(self.places.place(loop)))
@@ -823,6 +1175,8 @@ class Run:
         """Note the end of a loop: a place to leave from as long as nothing changes."""
         loop.finished = True
         loop.length = loop.delivered
+        if self._company is not None and self._clean:
+            self._company.end_loop()
         seed_globals(key_of(self.seed, "after", self.epoch, *loop.path))
         if self._clean and loop.around is None:
             self._mark = self._mark_with_print(self.places.place(loop))
@@ -862,31 +1216,55 @@ class Run:
             return True
         if self._was_updated.up or not self._optimizers or (at_turn and self._clean):
             return False
-        return any(p.grad is not None for o in self._optimizers for group in o.param_groups for p in group["params"])
+        return self._updater.holds_gradients(self._optimizers)
+
+    # ---- among several processes
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether bits do not depend on the number of processes."""
+        return self._elastic is not None
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether `begin_batch` has anything to do."""
+        return self._company is not None or self._elastic is not None
+
+    def begin_batch(self, share: Share | None) -> None:
+        """Set up what the passes of the batch do that was just handed out; called by `Batches`."""
+        loop = self.places.current
+        self.batch_weight = weight = 1.0 if share is None else share.weight
+        if self._elastic is not None:
+            part = 0 if loop is None else (loop.delivered - 1) % self._elastic.parts
+            self._elastic.begin(part, weight)
+        elif self._company is not None:
+            self._company.begin_batch(weight, closes=not self._in_accumulation())
 
     # ---- saving
 
     def _is_due(self) -> bool:
-        if self._steps_done >= self._next_step:  # which `_ask` moves here
-            return True
-        return self._next_time is not None and time.monotonic() >= self._next_time
+        if self._company is not None:
+            if self._ask_to_save is not None and self._ask_to_save.is_over():
+                self._company.ties.ask("save")
+            if self._steps_done >= self._company.ties.hold_at:
+                self._heed(self._company)
+        return self._saver.is_due(self._steps_done)
 
-    def _ask(self) -> None:
-        """Have the next boundary save."""
-        self._next_step = -1
+    def _heed(self, company: Company) -> None:
+        """Do what all processes agreed to do at this boundary."""
+        for decision in company.ties.settle(self._steps_done):
+            if decision.kind == "leave":
+                self.signals.requested = signal.Signals(decision.detail)
+            else:
+                self._saver.ask()
 
-    def _plan_next_save(self) -> None:
-        steps, seconds = self._every.steps, self._every.seconds
-        self._next_step = math.inf if steps is None else (self._steps_done // steps + 1) * steps
-        self._next_time = None if seconds is None else time.monotonic() + seconds
-
-    def _mark_now(self, place: Place | None = None) -> _Mark:
+    def _mark_now(self, place: Place | None = None) -> Mark:
         if place is None:
             loop = self.places.current
             place = self.places.place(loop) if loop is not None else Place(self.epoch)
-        return _Mark(place, self._steps_done, self._metrics.size, self._events.sizes())
+        return Mark(place, self._steps_done, self._metrics.size, self._events.sizes())
 
-    def _mark_with_print(self, place: Place) -> _Mark | None:
+    def _mark_with_print(self, place: Place) -> Mark | None:
         """Return a mark that can be told from a changed state.
 
         None where telling has cost enough: half a second, and 1 % of the time since the loop was entered.
@@ -898,68 +1276,43 @@ class Run:
         self._prints_cost_s += time.monotonic() - began
         return None if seen is None else replace(self._mark_now(place), print=seen)
 
-    def _write(self, mark: _Mark, *, finished: bool = False) -> None:
-        """Save the state as it is, which must be that of `mark`.
+    def _write(self, mark: Mark, *, finished: bool = False, at_once: bool = False) -> None:
+        """Save the state as it is, which must be that of `mark`; with `at_once`, return when it is promised.
 
         Raises:
             RunError: the loss is not finite, or there is no room.
             OSError: the disk is full or failing. The earlier snapshots are untouched.
         """
         self._check_loss()
-        best = self._best
-        if self._best_pending is not None and mark.metrics_size == self._metrics.size:
-            best = Best(self._best_pending, mark.steps_done)
+        if self._is_lent():
+            raise RunError(
+                "nothing can be saved inside average.swapped()",
+                why="the model holds the averaged weights just now, not its own",
+                do="call run.save() and run.step() outside of the with block",
+            )
+        if self._company is not None and self._shares_saving:
+            self._company.end_loop()  # any of the processes may write the buffers
+        elif self.rank:
+            self._saver.follow(mark)
+            return
         extra = {
-            "version": _EXTRA_VERSION,
             "seed": self.seed,
-            "place": mark.place.encode(),
             "state": self.state,
-            "best": None if best is None else {"value": best.value, "step": best.step},
-            "log": {"metrics": mark.metrics_size, "events": dict(mark.event_sizes)},
+            **({"skipped_steps": self._updater.skipped} if self._updater.skipped else {}),
             "environment": self._environment,
             "settings": {name: self._settings[name] for name in _DECIDE_BITS},
-            "finished": finished,
             "epochs": self._finished_total if finished else self._epochs_total,
             "world_size": self.world_size,
         }
-        captured = self._captured = capture(self._tracked, extra, reuse=self._captured)
-        for note in captured.notes:
-            self.note(note, once=True)
-        finite_step = mark.steps_done if captured.not_finite is None else self._finite_step
-        self._metrics.sync()
-        self._events.sync()
-        committed = commit(
-            self._lock,
-            mark.steps_done,
-            captured.files,
-            {"epoch": mark.place.epoch, "finished": finished, "finite_step": finite_step},
-            need_bytes=captured.size_bytes,
-            replace=True,
+        self._saver.save(
+            mark,
+            self._tracked,
+            extra,
+            self.note,
+            metrics_size=self._metrics.size,
+            finished=finished,
+            at_once=at_once,
         )
-        self._best, self._finite_step = best, finite_step
-        if captured.not_finite is not None:
-            self._say_not_finite(f"{captured.not_finite} after step {mark.steps_done:,}", finite_step, self.folder)
-        self._best_pending = None
-        self._last_saved_step, self._last_saved_place = mark.steps_done, mark.place
-        self._plan_next_save()
-        if self.evidence is not None:
-            self.evidence.saved(committed.step)
-        if self._on_saved is not None:
-            self._on_saved(committed)
-        pruned = prune(
-            self._lock,
-            keep_last=self._keep_last,
-            keep_every=self._keep_every,
-            keep_steps={step for step in (None if best is None else best.step, finite_step) if step is not None},
-        )
-        if pruned.warning is not None:
-            self.note(pruned.warning, once=True)
-
-    def _offer_best(self, rule: BestRule, value: float) -> None:
-        known = self._best_pending if self._best_pending is not None else self._best.value if self._best else None
-        if rule.improves(value, known):
-            self._best_pending = value
-            self._ask()
 
     def _check_loss(self) -> None:
         loss, self._last_loss = self._last_loss, None
@@ -967,40 +1320,14 @@ class Run:
             raise self._not_finite(loss)
 
     def _way_back(self) -> str:
-        """Return where the same command goes on, in words for the end of a message."""
-        if self._last_saved_step < 0:
-            return "the same command begins again, as no snapshot was taken yet"
-        return f"the same command goes on from the snapshot of step {self._last_saved_step:,}"
-
-    def _say_not_finite(self, what: str, finite_step: int | None, folder: str) -> None:
-        """Say once that training goes on with NaN or infinity, and from where it could go on without."""
-        if self._said_not_finite:
-            return
-        self._said_not_finite = True
-        if finite_step is None:
-            do = "stop, lower the learning rate, and begin anew: no snapshot of this run is free of them"
-        else:
-            good = snapshot_path(folder, finite_step)
-            do = (
-                f"stop, and begin a new run in another folder from step {finite_step:,}, the newest snapshot without "
-                f"them, which stays: Run({self.folder + '-2'!r}, resume={good!r})"
-            )
-        why = "the loss was most likely NaN, and the optimizer stepped on; run.backward(loss) stops there"
-        self.note(str(RunError(f"{what} holds NaN or infinity", why=why, do=do)))
+        self._settle_last()
+        return self._saver.way_back()
 
     def _not_finite(self, loss: torch.Tensor) -> RunError:
         loop = self.places.current
         where = f"epoch {self.epoch}" + (f", batch {loop.delivered - 1}" if loop is not None else "")
-        kept = (
-            f"the snapshot of step {self._last_saved_step:,} is untouched"
-            if self._last_saved_step >= 0
-            else "no snapshot was taken yet"
-        )
-        return RunError(
-            f"the loss is {loss.item()} after step {self._steps_done:,} ({where})",
-            why="the learning rate is too high, the data hold NaN or infinity, or a logarithm or a division met zero",
-            do=f"lower the learning rate, or clip: run.update(clip_norm=1.0); {kept}",
-        )
+        self._settle_last()
+        return not_finite_loss(loss.item(), self._steps_done, where, self._saver.what_is_kept())
 
     def _rates(self) -> dict[str, float]:
         """Return the learning rates, as they are logged: ``lr``, or one per optimizer and group."""
@@ -1020,21 +1347,44 @@ class Run:
         mark = self._mark
         return mark is not None and fingerprint(self.tracked_now()) == mark.print
 
+    def _is_lent(self) -> bool:
+        """Whether a model holds averaged weights just now."""
+        return any(average.is_swapped for average in self._averages)
+
+    def _ask_to_leave_in_time(self) -> None:
+        if self.signals.requested is None and self._limit is not None:
+            left = self._limit.left_s()
+            text = f"time_limit: {max(0.0, left):.0f} s are left for steps; saving at this boundary, then leaving"
+            if self.signals.asked is None:
+                self.note(text)
+            # What a scheduler would send a little later.
+            if self._company is None:
+                self.signals.requested = signal.SIGTERM
+            else:
+                self.signals.ask_all(signal.SIGTERM)
+
     def _leave_where_it_waits(self, loop: Loop) -> None:
         """Leave while waiting for a batch, if the state is whole; go on where it is not."""
+        if self._is_lent():
+            return
         if self._clean:
             self._leave(self._mark_now(self.places.place(loop)))
         elif self._may_leave():
             self._leave(self._mark)
 
-    def _leave(self, mark: _Mark | None) -> NoReturn:
+    def _leave(self, mark: Mark | None) -> NoReturn:
         """Save what is not saved yet, say so, and end the process with the code that the signal asks for."""
         self.signals.interruptible = False
         code = self.signals.exit_code
         try:
-            if mark is not None and (mark.steps_done, mark.place) != (self._last_saved_step, self._last_saved_place):
-                self._write(mark)
+            failed = self._settle_last()
+            if mark is not None and not self._saver.is_saved(mark):
+                self._write(mark, at_once=True)
+            elif failed is not None:
+                raise failed
             self.note(f"{self.folder}: saved after step {self._steps_done:,}; the same command goes on from there")
+            if self._company is not None:  # a launcher ends all when one ends
+                self._company.ties.gather("leaving", None)
         finally:
             kill_workers()
             self._shut()
@@ -1059,6 +1409,26 @@ class Run:
         )
 
 
+class _Clock:
+    """Tells, once in each period, that it is over.
+
+    Args:
+        seconds: of a period.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Begin one now."""
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        """Tell whether the period is over; then the next one begins."""
+        over = time.monotonic() >= self._until
+        if over:
+            self._until = time.monotonic() + self._seconds
+        return over
+
+
 class _Flag:
     """Whether a tracked optimizer was stepped since the last boundary; hooks hold this, so that they hold no run."""
 
@@ -1067,6 +1437,38 @@ class _Flag:
 
     def raise_(self) -> None:
         self.up = True
+
+
+def _make_elastic(elastic: str | None, shards: int, accumulate: int, ranks: Ranks) -> Elastic | None:
+    if elastic is None:
+        return None
+    if elastic != "bits":
+        raise ConfigError(f"elastic={elastic!r} is not known", do='elastic="bits", or leave it out')
+    if accumulate != 1:
+        raise ConfigError(
+            'elastic="bits" and accumulate= do not go together',
+            why="the shards of a batch are accumulated already",
+            do="leave accumulate out, and use a larger global_batch_size and more shards",
+        )
+    return Elastic(shards, ranks.rank, ranks.world_size)
+
+
+def _other_world(before: int, now: int, *, same_bits: bool) -> str:
+    line = f"the run was on {before} process{'es' * (before != 1)}, and is on {now} now: every sample still comes once"
+    return line + (", and the bits are the same" if same_bits else "; the bits differ from here on")
+
+
+def _say_from_any_rank(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"rekindle: {text}", file=sys.stderr, flush=True)  # noqa: T201 - about a rank that cannot speak itself
+
+
+def _position(run: Run | None) -> int | None:
+    return None if run is None or run._closed else run._steps_done  # noqa: SLF001 - asked by the ties' thread
+
+
+def _way_back_of(run: Run | None) -> str:
+    return "start it again" if run is None else run._saver.way_back()  # noqa: SLF001 - as above
 
 
 def _recorder() -> Recorder | None:
@@ -1081,13 +1483,6 @@ def _check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise ConfigError(f"{name}={count!r} is not a whole number of at least 1")
-
-
-def _use_deterministic_algorithms() -> None:
-    # Read when cuBLAS starts; without it torch refuses deterministic products of matrices on a GPU.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
 
 
 def _close_display(run: weakref.ref[Run]) -> None:

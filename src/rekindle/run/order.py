@@ -23,7 +23,7 @@ from struct import unpack
 
 import torch
 
-__all__ = ["MAX_LENGTH", "Order", "index_at", "indices", "make_order", "walk"]
+__all__ = ["MAX_LENGTH", "Order", "index_at", "indices", "indices_at", "make_order", "walk"]
 
 MAX_LENGTH = 2**62
 """Longest order: both halves of a position stay below 2**31."""
@@ -102,7 +102,11 @@ def indices(order: Order, start: int, count: int) -> torch.Tensor:
         int64 tensor of shape (count,), cut where the order ends.
     """
     stop = min(start + count, order.length)
-    positions = torch.arange(start, max(start, stop), dtype=torch.int64)
+    return indices_at(order, torch.arange(start, max(start, stop), dtype=torch.int64))
+
+
+def indices_at(order: Order, positions: torch.Tensor) -> torch.Tensor:
+    """Return the samples at these positions, int64 of shape (count,); every one below the order's length."""
     if not order.keys:
         return positions
     values = _permute_all(order, positions)

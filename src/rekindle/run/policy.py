@@ -10,7 +10,7 @@ from typing import Literal
 
 from rekindle.errors import ConfigError
 
-__all__ = ["Best", "BestRule", "SaveEvery", "parse_best", "parse_save_every"]
+__all__ = ["Best", "BestRule", "SaveEvery", "parse_best", "parse_save_every", "parse_seconds", "parse_when_busy"]
 
 _EVERY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)?\s*([a-z]+)\s*", re.IGNORECASE)
 _SECONDS = {"second": 1, "seconds": 1, "sec": 1, "s": 1, "minute": 60, "minutes": 60, "min": 60, "hour": 3600}
@@ -56,6 +56,13 @@ def parse_save_every(text: str | None) -> SaveEvery:
         why="it is a number with a unit: steps, epochs, seconds, minutes or hours",
         do='save_every="200 steps", "5 minutes" or "1 epoch"',
     )
+
+
+def parse_seconds(text: object) -> float | None:
+    """Return the seconds of ``"90 s"``, ``"5 minutes"`` or ``"2 hours"``; None for anything else."""
+    found = _EVERY.fullmatch(text) if isinstance(text, str) else None
+    seconds = float(found[1] or 1) * _SECONDS.get(found[2].lower(), 0) if found else 0.0
+    return seconds or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +120,19 @@ def parse_best(text: str | None, mode: str | None = None) -> BestRule | None:
             do='keep_best="val_accuracy", or keep_best="min:val_loss"',
         )
     return BestRule(metric.strip(), "max" if chosen == "max" else "min")
+
+
+def parse_when_busy(text: str) -> Literal["wait", "skip"]:
+    """Return what a save does that is due while the one before is still being written.
+
+    Raises:
+        ConfigError: it is neither ``wait`` nor ``skip``.
+    """
+    match text:
+        case "wait" | "skip":
+            return text
+    raise ConfigError(
+        f"when_busy={text!r} is not known",
+        why='a save that is due while the one before is still being written waits for it ("wait") or is left out',
+        do='when_busy="wait" or when_busy="skip"',
+    )

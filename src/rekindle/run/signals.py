@@ -38,14 +38,23 @@ class SignalWatch:
     Attributes:
         requested: the signal that asked the run to leave; None while none did.
         interruptible: when it may be interrupted right where it is: False, True, or a function that tells.
+        together: among several processes, what asks them all to leave at one boundary; `requested` is then set when
+            that boundary is reached, and nobody is interrupted before.
     """
 
     def __init__(self) -> None:
         """Install nothing yet."""
         self.requested: signal.Signals | None = None
         self.interruptible: bool | Callable[[], bool] = False
+        self.together: Callable[[int], object] | None = None
+        self._asked: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._pid = 0
+
+    @property
+    def asked(self) -> signal.Signals | None:
+        """The signal that all processes were asked to leave by; None while none was."""
+        return self._asked
 
     @property
     def installed(self) -> bool:
@@ -85,8 +94,11 @@ class SignalWatch:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a worker that was forked a moment ago
             return
-        if self.requested == signal.SIGINT and number == signal.SIGINT:
+        if signal.SIGINT in {self.requested, self._asked} and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.together is not None:
+            self.ask_all(signal.Signals(number))
+            return
         first = self.requested is None
         # Ctrl-C after a scheduler's signal is the first Ctrl-C.
         self.requested = signal.Signals(number)
@@ -96,6 +108,13 @@ class SignalWatch:
         if may if isinstance(may, bool) else may():
             self.interruptible = False
             raise Leaving
+
+    def ask_all(self, number: signal.Signals) -> None:
+        """Have all processes of the run leave at one boundary; asking again changes only what a Ctrl-C means."""
+        first, self._asked = self._asked is None, number
+        if first and self.together is not None:
+            _say(number)
+            self.together(int(number))
 
 
 def _say(number: signal.Signals) -> None:

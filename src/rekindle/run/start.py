@@ -7,12 +7,16 @@ that would mix two lines of a run. Nothing here changes a file.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rekindle.errors import ConfigError, NothingToResume, RunError, SnapshotDamaged
+from rekindle.parallel.notes import COMMAND_VARIABLE
 from rekindle.run.snapshot import Saved, read
 from rekindle.store.find import newest_good
 from rekindle.store.layout import is_snapshot_folder, list_snapshots, snapshots_path
@@ -22,9 +26,11 @@ __all__ = [
     "FOLDER_VARIABLE",
     "choose_folder",
     "choose_seed",
+    "command_of_this_run",
     "find_start",
     "is_snapshot_of",
     "naming_disk_of",
+    "open_where_rank_0_did",
     "place_in",
     "refuse_without",
 ]
@@ -40,6 +46,17 @@ def choose_folder(folder: str | os.PathLike[str], note: Callable[[str], object])
         note(f"{FOLDER_VARIABLE} is set: the run lives in {instead}, not in {given}")
         return instead
     return given
+
+
+def command_of_this_run() -> list[str]:
+    """Return the words that started this run, and so resume it: what launched all ranks, else this process."""
+    try:
+        words = json.loads(os.environ.get(COMMAND_VARIABLE, ""))
+    except ValueError:
+        words = None
+    if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+        return words
+    return list(getattr(sys, "orig_argv", sys.argv))
 
 
 def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str], object]) -> Saved | None:
@@ -63,6 +80,12 @@ def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str]
             do=f"give the new run another folder, or move this one away: mv {folder} {folder}.old",
         )
     found = newest_good(folder)
+    if found.other_versions:
+        raise RunError(
+            f"{folder}: {found.other_versions[0]} was written by another version of rekindle",
+            why=f"{dict(found.passed_over)[found.other_versions[0]]}; going on from an older one would lose its steps",
+            do="pip install --upgrade rekindle",
+        )
     for name, reason in found.passed_over:
         note(f"{folder}: passed over {name}: {reason}")
     if found.nothing_holds:
@@ -77,6 +100,24 @@ def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str]
             _refuse_older(folder, source, found.snapshot)
         return read(found.snapshot)
     return None if source is None else read(_snapshot_of(source))
+
+
+def open_where_rank_0_did(snapshot: str | None, rank: int) -> Saved | None:
+    """Return the snapshot that rank 0 goes on from, None where it begins.
+
+    Raises:
+        RunError: it is not to be seen from this process.
+        SnapshotDamaged: it does not hold any more.
+    """
+    if snapshot is None:
+        return None
+    if not os.path.isdir(snapshot):
+        raise RunError(
+            f"rank {rank} on {platform.node()} does not see {snapshot}, which rank 0 goes on from",
+            why="the run's folder is on a disk of rank 0's machine only",
+            do="put the run on a file system that all machines share",
+        )
+    return read(snapshot)
 
 
 def refuse_without(folder: str, resume: str | os.PathLike[str]) -> None:

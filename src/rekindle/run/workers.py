@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -63,7 +64,26 @@ def shield(loader: DataLoader[Any]) -> None:
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """Hold the signals back while workers are started, so that none is lost and none reaches a worker too early."""
+    """Hold the signals back while workers are started, so that none is lost and none reaches a worker too early.
+
+    Raises:
+        RunError: the data set cannot be sent to a worker that is a new process.
+    """
+    try:
+        with _signals_held_back():
+            yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if "pickle" not in str(error):
+            raise
+        raise RunError(
+            f"the data set cannot be sent to a data loader's workers: {str(error).splitlines()[0]}",
+            why="workers that are spawned get it as a pickle, and a function or class inside another one has none",
+            do='define it at the top level of a file, or num_workers=0, or multiprocessing_context="fork"',
+        ) from error
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return

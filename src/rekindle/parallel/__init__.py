@@ -1,0 +1,1 @@
+"""Several processes: starting them, telling them apart, and what they share."""

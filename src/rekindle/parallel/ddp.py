@@ -1,0 +1,161 @@
+"""DistributedDataParallel around the models of a run: same bits in every life, right means, no needless traffic.
+
+*Buckets.* DDP sums gradients in buckets. It lays them out once when it is made, and once more after its first backward
+pass, in the order in which gradients came. A ring of three or more processes adds up an element in an order that
+depends on where in its bucket it lies, so a resumed process, which makes its first step with the first layout, would
+get other bits than the run that was never stopped (torch 2.13, `reducer.cpp`, `rebuild_buckets`). `prime` has DDP make
+its second layout before the first real step, by a backward pass of zeros through every parameter: no module is called,
+so no buffer and no generator moves, and the layout is a function of the model alone.
+
+*Means.* DDP divides the sum of gradients by the number of processes. That is the mean over samples only if each process
+had the same number of them. `SampleWeights` scales the gradients of batches that were not: exactly, and also those of a
+process that had none.
+
+*Windows.* Inside an accumulation window gradients stay where they are; only the window's last batch is reduced.
+
+Law: the weights are the same on every process, and the same in every life of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rekindle.errors import ConfigError
+
+__all__ = ["SampleWeights", "broadcast", "prime", "sync_buffers", "unwrapped", "wrap"]
+
+_OURS = frozenset({"module", "device_ids", "output_device", "process_group"})
+
+
+def wrap(model: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> nn.Module:
+    """Return a model wrapped in `DistributedDataParallel` and primed; one without anything to train as it is.
+
+    Every process gives the same model; parameters and buffers become those of rank 0.
+
+    Args:
+        model: on its device already.
+        device: this process's.
+        settings: of `DistributedDataParallel`, such as ``{"bucket_cap_mb": 100, "find_unused_parameters": True}``.
+
+    Raises:
+        ConfigError: a setting that is not one of them, or that rekindle sets itself.
+    """
+    if isinstance(model, DistributedDataParallel) or not any(p.requires_grad for p in model.parameters()):
+        return model
+    for name in settings:
+        if name in _OURS:
+            raise ConfigError(f"ddp={{{name!r}: ...}}: rekindle sets {name} itself", do="leave it out")
+    try:
+        ddp = DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index], **settings)
+    except TypeError as error:
+        raise ConfigError(
+            f"ddp={dict(settings)!r}: {error}",
+            why="these are handed to torch's DistributedDataParallel",
+            do='run.prepare(model, optimizer, ddp={"bucket_cap_mb": 50})',
+        ) from None
+    prime(ddp)
+    return ddp
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model itself, without the wrapper."""
+    inner: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return inner
+
+
+def prime(ddp: DistributedDataParallel) -> None:
+    """Have DDP lay out its buckets for good, now; all processes together. Gradients are dropped.
+
+    Nothing to do with ``find_unused_parameters``, where it never lays them out again. With ``static_graph`` a pass of
+    zeros would be taken for the model's own, so that is left as torch has it.
+    """
+    if ddp.find_unused_parameters or ddp.static_graph:
+        return
+    parameters = [p for p in ddp.module.parameters() if p.requires_grad]
+    module = ddp.module
+    ddp.require_forward_param_sync = False  # buffers are not to be sent around: the stand-in has none
+    ddp._modules["module"] = _Zeros(parameters)  # noqa: SLF001 - for one pass, and without registering anything
+    try:
+        with torch.enable_grad():
+            ddp().backward()
+    finally:
+        ddp._modules["module"] = module  # noqa: SLF001 - as above
+    for parameter in parameters:
+        parameter.grad = None
+    ddp.reducer._rebuild_buckets()  # noqa: SLF001 - what the next forward pass would do
+
+
+def sync_buffers(models: Iterable[nn.Module]) -> None:
+    """Give every process rank 0's buffers: where a loop ends, so that what is evaluated is what is saved."""
+    for model in models:
+        if isinstance(model, DistributedDataParallel) and model.broadcast_buffers and model.modules_buffers:
+            model._sync_buffers()  # type: ignore[no-untyped-call] # noqa: SLF001 - what each forward pass in training does
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process rank 0's values, in place."""
+    for tensor in tensors:
+        whole = tensor.contiguous()
+        dist.broadcast(whole, 0)
+        if whole is not tensor:
+            tensor.copy_(whole)
+
+
+class SampleWeights:
+    """Scales gradients by this process's share of the samples, for batches that are not shared out evenly.
+
+    Args:
+        models: whose parameters' gradients are meant; more may be added.
+
+    Attributes:
+        models: the models.
+    """
+
+    def __init__(self) -> None:
+        """Hold no hook: with even batches there is none."""
+        self.models: list[nn.Module] = []
+        self._value = 1.0
+        self._hooks: list[Any] = []
+
+    def set(self, value: float) -> None:
+        """Use a factor from the next backward pass on; 1 for an even batch, 0 for a process without samples.
+
+        Args:
+            value: samples here, times processes, over samples in all.
+        """
+        if value == self._value:
+            return
+        self._value = value
+        if value == 1.0:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
+        elif not self._hooks:
+            self._hooks = [
+                parameter.register_hook(self._scaled)  # type: ignore[no-untyped-call] # torch leaves it untyped
+                for model in self.models
+                for parameter in model.parameters()
+                if parameter.requires_grad
+            ]
+
+    def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
+        # Not times zero: a gradient that is infinite stays out, too.
+        return gradient * self._value if self._value else torch.zeros_like(gradient)
+
+
+class _Zeros(nn.Module):
+    """Stands in for a model: a loss that every parameter has a part in, and whose gradients are zeros."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self._all = tuple(parameters)  # a tuple registers nothing
+
+    def forward(self) -> torch.Tensor:
+        real = [torch.view_as_real(p) if p.is_complex() else p for p in self._all]
+        return torch.stack([(p.reshape(-1)[:1].sum() * 0).to(torch.float32) for p in real]).sum()
