@@ -22,11 +22,15 @@ HERE = Path(__file__).parent
 
 
 class Nursery:
-    """The nursery process; closed by `close`."""
+    """The nursery process; closed by `close`.
 
-    def __init__(self) -> None:
+    Args:
+        modules: imported once, for all lives.
+    """
+
+    def __init__(self, *modules: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "lives.py")],
+            [sys.executable, str(HERE / "lives.py"), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,6 +83,9 @@ def _serve() -> None:
     import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, for two seconds
 
     import rekindle.run.loop  # noqa: F401 - what every life needs
+
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
 
     for line in sys.stdin:
         question = json.loads(line)

@@ -24,6 +24,7 @@ from rekindle.tree import Global, Map, Record, SparseTensor, Tensor, Value
 if TYPE_CHECKING:
     from rekindle.store.manifest import Manifest
     from rekindle.store.plain import Json
+    from rekindle.store.shards import ShardedTensor
     from rekindle.store.state import Entry, ModuleEntry, OptimizerEntry, State
 
 __all__ = ["NAME", "read_folder", "sniff_folder"]
@@ -165,11 +166,15 @@ class _Files:
         return source.read(0, source.size)
 
     def tensors(self, file: str) -> dict[str, Tensor]:
-        """Return the tensors of a safetensors file by key; where `file` is an index, those of its files."""
+        """Return the tensors of a safetensors file by key; of an index those of its files, of shards what they make."""
+        from rekindle.store.shards import is_shards, parse_shards  # noqa: PLC0415
         from rekindle.store.state import is_index, parse_index  # noqa: PLC0415
 
         if is_index(file):
             return {key: self.tensor(part, key) for key, part in parse_index(file, self.content(file)).items()}
+        if file not in self._tensors and is_shards(file):
+            whole = parse_shards(file, self.content(file))
+            self._tensors[file] = {key: self._assembled(file, key, tensor) for key, tensor in whole.items()}
         if file not in self._tensors:
             from rekindle.formats import safetensors  # noqa: PLC0415
 
@@ -190,6 +195,37 @@ class _Files:
         tensor = self.tensors(file).get(key)
         if tensor is None:
             raise UnreadableFile(f"{file} has no tensor {key[:80]!r}")
+        return tensor
+
+    def _assembled(self, file: str, key: str, whole: ShardedTensor) -> Tensor:
+        """Return a tensor that lies in parts; they are put together while it is read."""
+        from rekindle.formats._assembled import Assembled, Box, PartReader, check_tiling  # noqa: PLC0415
+
+        itemsize = DTYPES[whole.dtype].itemsize
+        storage = Storage(f"{file}#{key}", element_count(whole.shape) * itemsize, None)
+        tensor = Tensor(storage, whole.dtype, 0, whole.shape, contiguous_stride(whole.shape))
+        boxes = []
+        for part in whole.parts:
+            stored = self.tensor(part.file, part.key)
+            if stored.storage.size_bytes != element_count(part.shape) * itemsize:
+                raise UnreadableFile(f"{file}: the part of {key[:80]!r} in {part.file} is not what it says")
+            # Of a type that safetensors lacks, the file has the bytes.
+            typed = Tensor(stored.storage, whole.dtype, 0, part.shape, contiguous_stride(part.shape))
+            boxes.append(Box(part.offset, part.shape, PartReader(typed, (0,) * len(part.shape))))
+        problem = check_tiling(whole.shape, boxes)
+        if problem:
+            self.findings.append(
+                Finding(
+                    "RK-FILE-47",
+                    "incomplete-tensor",
+                    Severity.ERROR,
+                    f"{key}: {problem}",
+                    why="the file that says where parts lie does not fit them",
+                    where=Where(member=file, key=key),
+                )
+            )
+        else:
+            storage.data = Assembled(whole.shape, itemsize, tuple(boxes))
         return tensor
 
     def leaf(self, tag: str, fields: dict[str, Json]) -> Value:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rekindle import errors
 from rekindle.errors import ConfigError, RekindleError, RunError
-from rekindle.parallel import ddp
+from rekindle.parallel import ddp, fsdp
 from rekindle.parallel.ranks import Ranks
 from rekindle.parallel.ties import Ties
 
@@ -61,6 +61,7 @@ class Company:
 
     Attributes:
         models: those wrapped by `wrap`.
+        sharded: those of which each process has a part.
     """
 
     def __init__(self, ranks: Ranks, ties: Ties) -> None:
@@ -69,6 +70,10 @@ class Company:
         self.ties = ties
         self.models: list[nn.Module] = []
         self._weights = ddp.SampleWeights()
+        self._passes = 0
+        self.sharded: list[nn.Module] = []
+        self._weighed: list[Any] = []
+        self._weight = 1.0
 
     # ---- opening the folder
 
@@ -119,6 +124,8 @@ class Company:
 
     def wrap(self, model: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> nn.Module:
         """Return the model as all processes train it together; see `rekindle.parallel.ddp.wrap`."""
+        if fsdp.is_sharded_module(model):
+            return model
         ready = ddp.wrap(model, device, settings)
         if ready is model:
             return self.same(model)
@@ -145,14 +152,43 @@ class Company:
             weight: this process's samples, times the processes, over the samples of all.
             closes: whether this batch is the last of its accumulation window, so that gradients are reduced.
         """
+        self._passes = 0
         self._weights.set(weight)
+        if self.sharded:
+            self._weigh_sharded(weight)
+            for model in self.sharded:
+                fsdp.set_reduces(model, reduces=closes)
         for model in self.models:
             model.require_backward_grad_sync = closes  # type: ignore[assignment] # what DDP.no_sync() sets
+
+    def begin_backward(self) -> None:
+        """Note that a backward pass begins; a second one in a batch is reduced as well."""
+        self._passes += 1
+        if self._passes > 1:
+            ddp.prepare_again(self.models)
+
+    def same_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process rank 0's values, in place."""
+        ddp.broadcast(tensors)
+
+    def average(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process the mean of each tensor over the processes, in place."""
+        ddp.average(tensors)
 
     def end_loop(self) -> None:
         """Have all processes go on with the same buffers, and single batches again."""
         self._weights.set(1.0)
+        self._weigh_sharded(1.0)
         ddp.sync_buffers(self.models)
+        fsdp.sync_statistics(self.sharded)
+
+    def _weigh_sharded(self, weight: float) -> None:
+        if weight == self._weight:
+            return
+        self._weight = weight
+        for hook in self._weighed:
+            hook.remove()
+        self._weighed = [] if weight == 1.0 else [fsdp.weigh_outputs(model, weight) for model in self.sharded]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -165,6 +201,8 @@ class Company:
         finally:
             for model, value in before:
                 model.require_forward_param_sync = value
+            for sharded in self.sharded:  # torch keeps what a pass without gradients gathered last
+                fsdp.show_parts(sharded)
 
     def _wrapped(self) -> list[DistributedDataParallel]:
         return [model for model in self.models if isinstance(model, DistributedDataParallel)]

@@ -24,11 +24,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from rekindle.errors import ConfigError
 
-__all__ = ["SampleWeights", "broadcast", "prime", "sync_buffers", "unwrapped", "wrap"]
+__all__ = [
+    "SampleWeights",
+    "average",
+    "broadcast",
+    "prepare_again",
+    "prime",
+    "sync_buffers",
+    "unwrapped",
+    "what_is_inexact",
+    "wrap",
+]
 
 _OURS = frozenset({"module", "device_ids", "output_device", "process_group"})
 
@@ -99,12 +110,56 @@ def sync_buffers(models: Iterable[nn.Module]) -> None:
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Give every process rank 0's values, in place."""
+    """Give every process rank 0's values, in place; of any type: as bytes, since backends know a few types only."""
     for tensor in tensors:
-        whole = tensor.contiguous()
-        dist.broadcast(whole, 0)
-        if whole is not tensor:
+        whole = tensor.detach().contiguous()
+        if not whole.numel():
+            continue
+        flat = torch.view_as_real(whole) if whole.is_complex() else whole
+        dist.broadcast(flat.reshape(-1).view(torch.uint8), 0)
+        if whole.data_ptr() != tensor.data_ptr():
             tensor.copy_(whole)
+
+
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the mean over the processes of each tensor, in place."""
+    ready = list(tensors)
+    for work in [dist.all_reduce(tensor, async_op=True) for tensor in ready]:
+        work.wait()  # type: ignore[union-attr] # with async_op it is always a Work
+    for tensor in ready:
+        tensor.div_(dist.get_world_size())
+
+
+def prepare_again(models: Iterable[nn.Module]) -> None:
+    """Have DDP reduce the gradients of one more backward pass through the same forward pass.
+
+    Otherwise it does so for the first one only, and leaves those of later ones different on each process, in silence
+    (torch 2.13). What lies in the parameters already was reduced, and is the same after another mean.
+    """
+    for model in models:
+        if isinstance(model, DistributedDataParallel) and model.require_backward_grad_sync:
+            if model.find_unused_parameters or model.static_graph:
+                continue  # what is used is looked for in the forward pass
+            model.reducer.prepare_for_backward([])
+
+
+def what_is_inexact(model: nn.Module, world_size: int) -> list[str]:
+    """Return, in words, what of a model's settings makes a resumed run's bits differ."""
+    if not isinstance(model, DistributedDataParallel):
+        return []
+    words = []
+    if model.static_graph and world_size > 2:
+        words.append(
+            "static_graph=True: torch lays out its gradient buckets anew after the first step of each life, so with "
+            f"{world_size} processes a resumed run ends with other bits; leave it out for the same bits"
+        )
+    norms = [name for name, module in model.module.named_modules() if isinstance(module, _BatchNorm)]
+    if norms and not model.broadcast_buffers:
+        words.append(
+            f"broadcast_buffers=False: each process has its own statistics of {norms[0] or 'the model'}, and snapshots "
+            "hold rank 0's, so a resumed run ends with other bits; leave it out for the same bits"
+        )
+    return words
 
 
 class SampleWeights:

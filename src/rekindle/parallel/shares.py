@@ -11,7 +11,7 @@ Law: nothing is promised before every share is on the disk; one share that fails
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rekindle.errors import RunError
@@ -21,7 +21,9 @@ from rekindle.store.commit import Committed, Earlier, Pending, Writer, abandon, 
 from rekindle.store.lock import RunLock
 from rekindle.store.manifest import FileFacts
 
-__all__ = ["SharedCommit", "share_of"]
+__all__ = ["Share", "SharedCommit", "share_of"]
+
+Share = Callable[[Mapping[str, Writer], int, int], dict[str, Writer]]
 
 _OPENED, _WRITTEN, _DONE = "saving: the folder", "saving: the files", "saving: the end"
 
@@ -31,11 +33,13 @@ class SharedCommit:
 
     Args:
         ties: to the others.
+        share: given all files, a rank and the number of processes, returns those that it writes.
     """
 
-    def __init__(self, ties: Ties) -> None:
+    def __init__(self, ties: Ties, share: Share | None = None) -> None:
         """Say nothing yet."""
         self._ties = ties
+        self._share = share_of if share is None else share
         self._next = _OPENED
 
     def __call__(
@@ -84,7 +88,7 @@ class SharedCommit:
     def _write(self, folder: str, files: Mapping[str, Writer], earlier: Earlier | None) -> dict[str, FileFacts]:
         """Write this process's share; return what is known of all files of all processes."""
         ranks = self._ties.ranks
-        own = share_of(files, ranks.rank, ranks.world_size)
+        own = self._share(files, ranks.rank, ranks.world_size)
         written = write_files(folder, own, earlier=earlier) if own else {}
         everywhere = self._tell(_WRITTEN, {name: [facts.size, facts.sha256] for name, facts in written.items()})
         return {name: FileFacts(size, sha256) for each in everywhere for name, (size, sha256) in each.items()}

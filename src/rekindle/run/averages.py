@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from rekindle.errors import ConfigError, RunError, StateMismatch
 from rekindle.keys import canonical_key, near_names
+from rekindle.parallel.fsdp import is_sharded_module, show_parts
 from rekindle.run.half_weights import without_casts
 
 __all__ = ["Average", "average", "copy_weights"]
@@ -52,6 +53,12 @@ class Average(nn.Module):
                 why="a lazy module gets them from its first batch",
                 do="send one batch through the model before averaging it",
             )
+        if is_sharded_module(source):
+            raise RunError(
+                "rk.average: the model is sharded already, and torch cannot copy it",
+                why="its weights are parts of tensors that other processes have too",
+                do='make the average first, and give both to run.prepare(model, optimizer, ema, shard="fsdp")',
+            )
         self._source = (source,)  # in a tuple, so that it is no part of this module
         self.module = without_casts(copy.deepcopy(source)).requires_grad_(False).eval()
         self._decay, self._every, self._start, self._warmup = decay, every, start, warmup
@@ -74,6 +81,7 @@ class Average(nn.Module):
         self._refuse_while_swapped("update()")
         self._seen += 1
         (source,) = self._source
+        show_parts(source)
         late = self._seen - self._start
         averaged: list[tuple[torch.Tensor, torch.Tensor]]
         averaged = list(zip(self.module.parameters(), source.parameters(), strict=True))
@@ -99,6 +107,8 @@ class Average(nn.Module):
         """
         self._refuse_while_swapped("swapped()")
         (source,) = self._source
+        show_parts(source)
+        show_parts(self.module)
         live = [*source.parameters(), *source.buffers()]
         mine = [*self.module.parameters(), *self.module.buffers()]
         kept = [tensor.detach().clone() for tensor in live]
@@ -107,6 +117,7 @@ class Average(nn.Module):
             _copy_all(live, mine)
             yield source
         finally:
+            show_parts(source)  # or what a pass gathered last would be gone on with
             _copy_all(live, kept)
             self.is_swapped = False
 

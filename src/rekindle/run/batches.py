@@ -129,6 +129,8 @@ class Batches:
         run._mark = None  # noqa: SLF001 - as above
         if run.moves_batches:
             batch = to_device(batch, run.device, non_blocking=True)
+        if not position and run.pitfalls is not None:
+            run.pitfalls.begin_loop(run, loop, self._source, batch)
         share = self._share(position) if self._own is not None and not self._own.deal.is_whole else None
         if run.takes_part:
             run.begin_batch(share)

@@ -20,6 +20,7 @@ from rekindle.run.host_tensors import (
     sparse_parts,
     view_of,
 )
+from rekindle.run.sharded import boxes_of, is_sharded, local_of, own_box, refuse_partial
 from rekindle.run.tracked import (
     canonical_keys,
     class_name,
@@ -30,6 +31,7 @@ from rekindle.run.tracked import (
 )
 from rekindle.store.manifest import is_safe_name
 from rekindle.store.plain import Json, Path, encode, path_text
+from rekindle.store.shards import Part, ShardedTensor, encode_shards, name_of_part_file, name_of_shards
 from rekindle.store.state import Entry, ModuleEntry, ObjectEntry, OptimizerEntry, OptimizerGroup, Reference
 from rekindle.tensors import DTYPES, contiguous_stride
 from rekindle.writers import Out
@@ -74,10 +76,29 @@ class Shelf:
         frozen: names of files with nothing in them that is trained.
         devices: CUDA devices that were told to copy and may still be at it.
         wanted: in place of copies, the tensors that would be copied; None on a shelf that copies.
+        sharded: name of what says where parts lie -> key -> tensor; the same in every process.
+        sharded_bytes: of all tensors in it, the parts of the other processes included.
+
+    Args:
+        spare: host tensors to be filled again.
+        copies: whether to copy, or only to list.
+        ranks: (rank, processes) where each process puts its parts of sharded tensors on a shelf of its own, and rank 0
+            everything else too; None where there is nothing sharded.
     """
 
-    def __init__(self, spare: dict[tuple[str, str], torch.Tensor], *, copies: bool = True) -> None:
+    def __init__(
+        self,
+        spare: dict[tuple[str, str], torch.Tensor],
+        *,
+        copies: bool = True,
+        ranks: tuple[int, int] | None = None,
+    ) -> None:
         self.spare = spare
+        self._ranks = ranks
+        self._taken: set[tuple[str, str]] = set()
+        self._copies: dict[tuple[str, str], torch.Tensor] = {}
+        self.sharded: dict[str, dict[str, ShardedTensor]] = {}
+        self.sharded_bytes = 0
         self.wanted: dict[tuple[str, str], torch.Tensor] | None = None if copies else {}
         self.buffers: dict[tuple[str, str], torch.Tensor] = {}
         self.files: dict[str, list[NamedTensor]] = {}
@@ -86,8 +107,23 @@ class Shelf:
         self.frozen: set[str] = set()
         self.devices: set[torch.device] = set()
 
-    def put(self, file: str, key: str, tensor: torch.Tensor, path: Path) -> Reference:
-        """Copy a tensor and return where it will lie."""
+    @property
+    def leads(self) -> bool:
+        """Whether what is not sharded is put here: by rank 0."""
+        return self._ranks is None or self._ranks[0] == 0
+
+    def put(self, file: str, key: str, tensor: torch.Tensor, path: Path, *, shards: str | None = None) -> Reference:
+        """Copy a tensor and return where it will lie.
+
+        Args:
+            file: a safetensors file.
+            key: of the tensor there, changed where it cannot be.
+            tensor: of any device and type.
+            path: of the tensor, for words.
+            shards: for one that is sharded, the name of what says where its parts lie; None for that of `file`.
+        """
+        if self._ranks is not None and is_sharded(tensor):
+            return self._put_sharded(file, key, tensor, path, shards or name_of_shards(file))
         self._refuse(tensor, path)
         whole = tensor.detach()
         quantizer: Json = None
@@ -97,14 +133,10 @@ class Shelf:
         name = str(tensor.dtype).removeprefix("torch.")
         raw = DTYPES[name].safetensors is None
         key = self._free_key(file, key)
-        copy = self._copy(file, key, whole)
         shape = tuple(tensor.shape)
-        if raw:
-            flat = (torch.view_as_real(copy) if copy.is_complex() else copy).reshape(-1).view(torch.uint8)
-            named = NamedTensor(key, "uint8", (flat.numel(),), HostBytes(flat))
-        else:
-            named = NamedTensor(key, name, shape, HostBytes(copy))
-        self.files.setdefault(file, []).append(named)
+        if self.leads:
+            self._copies[file, key] = copy = self._copy(file, key, whole)
+            self.files.setdefault(file, []).append(_named(key, name, copy))
         stride = tuple(tensor.stride())
         # Strides of size 0 (an expanded tensor) cannot be written to; such a tensor comes back row-major.
         keeps_stride = is_dense(shape, stride) and stride != contiguous_stride(shape)
@@ -120,9 +152,56 @@ class Shelf:
             parameter=isinstance(tensor, torch.nn.Parameter),
         )
 
-    def copy_of(self, reference: Reference) -> torch.Tensor:
-        """Return the host copy that a reference of this shelf names."""
-        return self.buffers[reference.file, reference.key]
+    def _put_sharded(self, file: str, key: str, tensor: Any, path: Path, shards: str) -> Reference:
+        """Copy this process's part of a tensor, and note where all parts will lie."""
+        where = path_text(path)
+        self._refuse(local_of(tensor), path)
+        refuse_partial(tensor, where)
+        if self._ranks is None:
+            raise AssertionError("a sharded tensor on a shelf of one process")
+        rank, world_size = self._ranks
+        name = str(tensor.dtype).removeprefix("torch.")
+        key = self._free_key(shards, key)
+        own, local = own_box(tensor), local_of(tensor).detach()
+        if own.shape != tuple(local.shape):
+            raise StateMismatch(
+                f"{where}: rank {rank} has {list(local.shape)} of it, where {list(own.shape)} is expected",
+                why="it is not cut as torch cuts tensors",
+            )
+        parts = []
+        for box in boxes_of(tensor):
+            if 0 in box.shape:
+                continue
+            part_file = name_of_part_file(file, box.rank, world_size)
+            parts.append(Part(part_file, key, box.offset, box.shape))
+            if box.rank == rank:
+                self._copies[shards, key] = copy = self._copy(part_file, key, local)
+                self.files.setdefault(part_file, []).append(_named(key, name, copy))
+        self.sharded.setdefault(shards, {})[key] = ShardedTensor(name, tuple(tensor.shape), tuple(parts))
+        self.sharded_bytes += tensor.numel() * tensor.element_size()
+        return Reference(
+            shards,
+            key,
+            device=str(local.device),
+            requires_grad=tensor.requires_grad and tensor.is_leaf,
+            parameter=isinstance(tensor, torch.nn.Parameter),
+        )
+
+    def own_name_of(self, file: str) -> str:
+        """Return where this process's parts of a file lie, where they are; otherwise the file."""
+        own = file if self._ranks is None else name_of_part_file(file, *self._ranks)
+        return own if own in self.files else file
+
+    def copy_of(self, reference: Reference) -> torch.Tensor | None:
+        """Return the host copy that a reference of this shelf names; None where another process has it."""
+        return self._copies.get((reference.file, reference.key))
+
+    def finish_shards(self) -> bytes:
+        """Put what says where parts lie among the small files; return it all, the same in every process."""
+        found = {name: encode_shards(tensors) for name, tensors in sorted(self.sharded.items())}
+        if self.leads:
+            self.small |= found
+        return b"".join(name.encode() + b"\0" + data for name, data in found.items())
 
     def leaf(self, file: str) -> Callable[[object, Path], Json | None]:
         """Return the function that `encode` asks about tensors, arrays and torch's own kinds."""
@@ -165,16 +244,18 @@ class Shelf:
         key = self._free_key(file, ".".join(str(part) for part in path))
         data = value.tobytes()  # row-major
         copy = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        self.buffers[file, key] = copy
-        self.files.setdefault(file, []).append(NamedTensor(key, "uint8", (len(data),), HostBytes(copy)))
+        if self.leads:
+            self.buffers[file, key] = copy
+            self.files.setdefault(file, []).append(NamedTensor(key, "uint8", (len(data),), HostBytes(copy)))
         return {"$array": f"{file}#{key}", "dtype": value.dtype.str, "shape": list(value.shape)}
 
     def _free_key(self, file: str, key: str) -> str:
         plain = "".join(c if c.isprintable() and not "\ud800" <= c <= "\udfff" else "?" for c in key) or "value"
         free, count = plain, 1
-        while (file, free) in self.buffers or free == "__metadata__":
+        while (file, free) in self._taken or free == "__metadata__":
             count += 1
             free = f"{plain}~{count}"
+        self._taken.add((file, free))
         return free
 
     def _copy(self, file: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -207,9 +288,20 @@ class Shelf:
             raise StateMismatch(
                 f"{where}: a {type(tensor).__name__} cannot be saved",
                 why="its values are not the bytes of one tensor",
+                do='have rekindle shard the model: run.prepare(model, optimizer, shard="fsdp")'
+                if is_sharded(tensor)
+                else "",
             )
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
             raise StateMismatch(f"{where}: rekindle does not know the type {tensor.dtype}")
+
+
+def _named(key: str, dtype: str, copy: torch.Tensor) -> NamedTensor:
+    """Return a host copy as it is written: as its bytes where safetensors has no such type."""
+    if DTYPES[dtype].safetensors is not None:
+        return NamedTensor(key, dtype, tuple(copy.shape), HostBytes(copy))
+    flat = (torch.view_as_real(copy) if copy.is_complex() else copy).reshape(-1).view(torch.uint8)
+    return NamedTensor(key, "uint8", (flat.numel(),), HostBytes(flat))
 
 
 def tensor_writer(tensors: Sequence[NamedTensor]) -> Callable[[Out], None]:
@@ -275,25 +367,33 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
     ordinary = {plain[key]: value for key, value in live.items() if _is_ordinary(key, value)}
     shard_of = _shards(file, ordinary, plain_parameter)
     placed: dict[str, str] = {}
+    shards = name_of_shards(file) if any(map(is_sharded, ordinary.values())) else None
     for shard in dict.fromkeys(shard_of.values()) or (file,):
-        shelf.files.setdefault(shard, [])
+        if shelf.leads and shards is None:
+            shelf.files.setdefault(shard, [])
     for key, value in live.items():
         path = (name, plain[key])
         if _is_ordinary(key, value):
-            reference = shelf.put(shard_of[plain[key]], plain[key], value, path)
+            reference = shelf.put(shard_of[plain[key]], plain[key], value, path, shards=shards)
             placed[reference.key] = reference.file
+            if shards is not None and reference.file != shards:
+                _note_whole(shelf, shards, reference, value)
             if reference.key != plain[key]:  # a name that no file can hold
                 elsewhere[plain[key]] = reference.to_json()
-            if plain[key] in plain_parameter:
-                shelf.parameters.append((f"{name}.{plain[key]}", shelf.copy_of(reference)))
-            if value.numel():
+            copy = shelf.copy_of(reference)
+            if plain[key] in plain_parameter and copy is not None:
+                shelf.parameters.append((f"{name}.{plain[key]}", copy))
+            if local_of(value).numel():
                 shared.setdefault(place_of(value), []).append(plain[key])
         else:
             elsewhere[plain[key]] = encode(value, path, shelf.leaf(STATE_TENSORS))
-    if len(set(shard_of.values())) > 1:
+    if shards is not None:
+        file = shards
+    elif len(set(shard_of.values())) > 1:
         file = f"{file}.index.json"
-        shelf.small[file] = _index(placed, sum(tensor.nbytes for tensor in ordinary.values()))
-    shelf.frozen.update(_frozen_files(shard_of, plain_parameter))
+        if shelf.leads:
+            shelf.small[file] = _index(placed, sum(tensor.nbytes for tensor in ordinary.values()))
+    shelf.frozen.update(shelf.own_name_of(file) for file in _frozen_files(shard_of, plain_parameter))
     buffers = non_persistent_buffers(module)
     plain_buffer = canonical_keys(list(buffers))
     return ModuleEntry(
@@ -308,6 +408,17 @@ def _capture_module(name: str, module: torch.nn.Module, file: str, shelf: Shelf)
         frozen=tuple(key for key, value in plain_parameter.items() if not value.requires_grad),
         tied=tuple(tuple(group) for group in shared.values() if len(group) > 1),
     )
+
+
+def _note_whole(shelf: Shelf, shards: str, reference: Reference, tensor: torch.Tensor) -> None:
+    """Have a tensor of a sharded module that is not sharded itself be found as the others are: as its one part."""
+    shape = tuple(tensor.shape)
+    part = Part(reference.file, reference.key, (0,) * len(shape), shape)
+    parts = (part,) if tensor.numel() else ()
+    whole = ShardedTensor(str(tensor.dtype).removeprefix("torch."), shape, parts)
+    if reference.key in shelf.sharded.setdefault(shards, {}):
+        raise StateMismatch(f"{ascii(reference.key)[:80]}: two keys of a sharded model that no file can tell apart")
+    shelf.sharded[shards][reference.key] = whole
 
 
 def _shards(
@@ -355,7 +466,8 @@ def _capture_optimizer(
     packed = optimizer.state_dict()
     states = dict(packed["state"])
     leaf = shelf.leaf(file)
-    shelf.files.setdefault(file, [])
+    if shelf.leads and not any(is_sharded(p) for group in optimizer.param_groups for p in group["params"]):
+        shelf.files.setdefault(file, [])
     groups = []
     unnamed = 0
     for number, (group, live) in enumerate(zip(packed["param_groups"], optimizer.param_groups, strict=True)):

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rekindle.run.sharded import local_of
+
 __all__ = ["fingerprint"]
 
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -57,7 +59,7 @@ def _of(value: Any) -> int:
 
 
 def _sums(value: torch.Tensor) -> tuple[int, ...]:
-    plain = value.detach()
+    plain = local_of(value).detach()
     if plain.is_meta:
         return ()
     if plain.layout != torch.strided or plain.is_quantized:

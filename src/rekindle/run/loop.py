@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, overload
 
@@ -37,13 +38,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rekindle.devices.move import device_named, to_device
 from rekindle.devices.tuning import use_deterministic_algorithms
-from rekindle.errors import ConfigError, RunError, StateMismatch
+from rekindle.errors import ConfigError, NotWritten, RunError, StateMismatch
+from rekindle.parallel import fsdp as sharding
 from rekindle.parallel.company import Company, FollowedLock, How
+from rekindle.parallel.ddp import what_is_inexact
 from rekindle.parallel.elastic import Elastic
 from rekindle.parallel.ranks import DEFAULT_TIMEOUT_S, Ranks, device_of, find_ranks, start
 from rekindle.parallel.rates import scale_rates
 from rekindle.parallel.shares import SharedCommit
 from rekindle.parallel.ties import tie
+from rekindle.pitfalls._watch import Watch
 from rekindle.run import environment
 from rekindle.run.averages import Average
 from rekindle.run.batches import Batches
@@ -56,7 +60,7 @@ from rekindle.run.log import Elsewhere, EventFiles, MetricsFile, plain_value
 from rekindle.run.places import Loop, Place, Places
 from rekindle.run.policy import Best, parse_best, parse_save_every, parse_when_busy
 from rekindle.run.precision import DEFAULT_SCALER, Updater, meaning, parse_precision, window_at
-from rekindle.run.randomness import key_of, seed_all, seed_globals
+from rekindle.run.randomness import key_of, preserved, seed_all, seed_globals
 from rekindle.run.saving import EXTRA_VERSION, Mark, SavePolicy, Saver, not_finite_loss
 from rekindle.run.schedules import Schedule
 from rekindle.run.signals import Leaving, SignalWatch
@@ -74,7 +78,6 @@ from rekindle.run.start import (
 )
 from rekindle.run.tracked import names_of_parameters
 from rekindle.run.workers import dead_worker, kill_workers
-from rekindle.run.writer import NotWritten
 from rekindle.store.commit import Committed, clean_leftovers
 from rekindle.store.layout import (
     METRICS_NAME,
@@ -98,6 +101,7 @@ EVIDENCE_VARIABLE = "REKINDLE_EVIDENCE"
 _SHOW_EVERY_S = 0.1
 # Names of what the run tracks for itself; a dot keeps them apart from any that a script can give.
 _SCALER, _STOP_WHEN = "scaler.", "stop_when."
+_MASTERS = "master_weights"
 # Settings that may change between two lives, and are said then.
 _DECIDE_BITS = ("precision", "accumulate", "device", "deterministic", "elastic")
 # As `plain_value` writes them.
@@ -107,6 +111,7 @@ _One = TypeVar("_One")
 _Two = TypeVar("_Two")
 _Three = TypeVar("_Three")
 LrRule = Literal["linear", "sqrt"] | None
+ShardWay = Literal["fsdp"] | None
 
 
 class Run:
@@ -142,6 +147,7 @@ class Run:
         shards: parts that each batch is cut into with ``elastic="bits"``, a power of two.
         save_by: which processes write snapshots: rank 0 (``"one"``), or all of them, each a share of the files.
         timeout_s: seconds that processes wait for each other at the start and in a collective.
+        watch: look for mistakes that raise no error, at moments that cost next to nothing, and say each once.
 
     Attributes:
         folder: where the run lives.
@@ -197,6 +203,7 @@ class Run:
         shards: int = 8,
         save_by: Literal["one", "all"] = "one",
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        watch: bool = True,
     ) -> None:
         """Take the run's folder, and find where to go on; nothing is restored before `track`."""
         self._policy = SavePolicy(
@@ -222,6 +229,7 @@ class Run:
         self.accumulate = accumulate if self._elastic is None else self._elastic.parts
         self._company: Company | None = None
         self._shares_saving = False
+        self._replaced: sharding.Repointed | None = None
         self._ask_to_save: _Clock | None = None
         self.batch_weight = 1.0
         self.moves_batches = False
@@ -230,6 +238,7 @@ class Run:
         self._steps_done = 0
         self._placed = False
         self.evidence = None if self.rank else _recorder()
+        self.pitfalls = Watch() if watch and not self.rank else None
         self.epoch = 0
         self.places = Places()
         self._odd_metrics: set[str] = set()
@@ -269,6 +278,8 @@ class Run:
         self.folder = choose_folder(folder, self.note)
         if self.world_size > 1:
             self._company = self._join(ranks, timeout_s, {**self._settings, "seed": seed, "folder": self.folder})
+            if self.accumulate > 1 and self._elastic is None:
+                self._updater.together = self._company.average
             if save_by == "all":
                 self._share_saving(self._company)
         with naming_disk_of(self.folder):
@@ -314,6 +325,10 @@ class Run:
                     f"run.track({name}=...): another object is tracked under this name; give it one of its own"
                 )
         new = {name: value for name, value in objects.items() if name not in self._tracked}
+        if self._replaced is not None:
+            for value in new.values():
+                if isinstance(value, torch.optim.Optimizer):
+                    self._replaced.adopt(value)
         if self._saved is not None:
             for note in restore(self._saved, new, context={**self._tracked, **new}).notes:
                 self.note(note)
@@ -322,10 +337,27 @@ class Run:
             self._watch(value)
 
     @overload
-    def prepare(self, single: _One, /, *, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None) -> _One: ...
+    def prepare(
+        self,
+        single: _One,
+        /,
+        *,
+        shard: ShardWay = None,
+        ddp: Mapping[str, Any] | None = None,
+        fsdp: Mapping[str, Any] | None = None,
+        lr_rule: LrRule = None,
+    ) -> _One: ...
     @overload
     def prepare(
-        self, first: _One, second: _Two, /, *, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None
+        self,
+        first: _One,
+        second: _Two,
+        /,
+        *,
+        shard: ShardWay = None,
+        ddp: Mapping[str, Any] | None = None,
+        fsdp: Mapping[str, Any] | None = None,
+        lr_rule: LrRule = None,
     ) -> tuple[_One, _Two]: ...
     @overload
     def prepare(
@@ -335,14 +367,28 @@ class Run:
         third: _Three,
         /,
         *,
+        shard: ShardWay = None,
         ddp: Mapping[str, Any] | None = None,
+        fsdp: Mapping[str, Any] | None = None,
         lr_rule: LrRule = None,
     ) -> tuple[_One, _Two, _Three]: ...
     @overload
     def prepare(
-        self, *objects: Any, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None
+        self,
+        *objects: Any,
+        shard: ShardWay = None,
+        ddp: Mapping[str, Any] | None = None,
+        fsdp: Mapping[str, Any] | None = None,
+        lr_rule: LrRule = None,
     ) -> tuple[Any, ...]: ...
-    def prepare(self, *objects: Any, ddp: Mapping[str, Any] | None = None, lr_rule: LrRule = None) -> Any:
+    def prepare(
+        self,
+        *objects: Any,
+        shard: ShardWay = None,
+        ddp: Mapping[str, Any] | None = None,
+        fsdp: Mapping[str, Any] | None = None,
+        lr_rule: LrRule = None,
+    ) -> Any:
         """Bring models to the run's device, track everything, and return it in the same order (one object: itself).
 
         The batches of `run.batches` come on that device from now on. Names in the snapshot are ``model``,
@@ -353,7 +399,12 @@ class Run:
 
         Args:
             *objects: models, optimizers, schedulers, loaders, anything that can be tracked.
+            shard: ``"fsdp"`` has each of several processes keep a part of every weight, gradient and optimizer state
+                (torch's `fully_shard`), and save that part. The models are changed in place; an optimizer made before
+                is pointed to the new weights. On one process there is nothing to share out.
             ddp: settings of `DistributedDataParallel`, such as ``{"bucket_cap_mb": 100}``.
+            fsdp: settings of `fully_shard`, and ``{"blocks": [Block]}`` for what is gathered one by one; see
+                `rekindle.parallel.fsdp.shard`.
             lr_rule: ``"linear"`` multiplies learning rates by the number of processes, ``"sqrt"`` by its root; after a
                 resume on another number, by what that changes.
 
@@ -364,11 +415,15 @@ class Run:
         named: dict[str, object] = {}
         ready: list[object] = []
         half = self._updater.weights
+        if shard is not None or fsdp is not None:
+            self._shard(objects, shard, fsdp)
         for value in objects:
             if isinstance(value, (Loader, torch.utils.data.DataLoader)):
                 ready.append(value)
                 continue
-            ready.append(to_device(value, self.device) if isinstance(value, torch.nn.Module) else value)
+            inner = value.module if isinstance(value, Average) else value
+            moves = isinstance(value, torch.nn.Module) and not sharding.is_sharded_module(inner)
+            ready.append(to_device(value, self.device) if moves else value)
             if half is not None and isinstance(value, torch.nn.Module) and not isinstance(value, Average):
                 half.cast(value)  # `to_device` moves modules in place
             known = next((name for name, old in {**self._tracked, **named}.items() if old is value), None)
@@ -379,12 +434,16 @@ class Run:
             optimizers = [value for value in named.values() if isinstance(value, torch.optim.Optimizer)]
             masters = {name: master for each in optimizers for name, master in half.adopt(each, names).items()}
             if masters:
-                named[self._numbered("master_weights")] = masters
+                named[self._numbered(_MASTERS)] = masters
         self.track(**named)
         if lr_rule is not None:
             self._scale_rates(lr_rule, list(named.values()))
         if self._company is not None or self._elastic is not None:
             ready = [self._shared_out(value, ddp or {}) for value in ready]
+            if self._company is not None:
+                # Made from this process's weights, and of those only rank 0's count.
+                masters = [m for name, own in named.items() if name.startswith(_MASTERS) for m in own.values()]  # type: ignore[attr-defined] # dicts
+                self._company.same_tensors(masters)
         return ready[0] if len(ready) == 1 else tuple(ready)
 
     def loader(self, dataset: Any, **settings: Any) -> Loader:
@@ -410,7 +469,10 @@ class Run:
                     why="batch_size is that of each process, so the batches of all would depend on their number",
                     do=f"run.loader(dataset, global_batch_size={shards * 8})",
                 )
-        return make_loader(dataset, seed=self.seed, ranks=(self.rank, self.world_size), shards=shards, **settings)
+        made = make_loader(dataset, seed=self.seed, ranks=(self.rank, self.world_size), shards=shards, **settings)
+        if self.pitfalls is not None:
+            self.pitfalls.knows(made)
+        return made
 
     def epochs(self, total: int) -> Iterator[int]:
         """Walk over the epochs that are left, ``total`` in all, and save when the last one is done.
@@ -475,6 +537,8 @@ class Run:
             self._saver.settle(self.note)
         if self.evidence is not None:
             self.evidence.step(self._steps_done, self.epoch, self.tracked_now(), sys._getframe(1))  # noqa: SLF001 - the caller's frame is what is recorded
+        if self.pitfalls is not None and self.pitfalls.due:
+            self.pitfalls.look(self, sys._getframe(1))  # noqa: SLF001 - the caller's losses
         if self._progress_wanted:
             self._show_progress()
         if self._limit is not None and self._limit.is_near():
@@ -616,7 +680,10 @@ class Run:
             length = window_at(loop.delivered - 1, self.accumulate, loop.length).length
         name = None if scaler is None else f"{_SCALER}{scaler}"
         if name is not None and self._updater.scalers and name not in self._tracked:
+            self._refuse_several_scales()
             self._track_own(name, self._updater.scaler_named(name))
+        if self._company is not None:
+            self._company.begin_backward()
         self._updater.backward(loss, length, scaler=name, optimizers=self._optimizers, **settings)
 
     def update(
@@ -1002,6 +1069,8 @@ class Run:
             self._optimizers.append(value)
             flag = self._was_updated
             value.register_step_post_hook(lambda *_: flag.raise_())
+            if self.pitfalls is not None:
+                self.pitfalls.adopt(value)
         elif isinstance(value, LRScheduler):
             self._schedulers.append(value)
             if isinstance(value, Schedule) and value.changed_from is not None:
@@ -1010,6 +1079,9 @@ class Run:
             self._averages.append(value)
         elif isinstance(value, torch.nn.parallel.DistributedDataParallel) and self._company is not None:
             self._company.adopt(value)
+            self._say_inexact(value)
+        elif isinstance(value, torch.nn.Module) and sharding.is_sharded_module(value):
+            self._adopt_sharded(value)
 
     def _join(self, ranks: Ranks, timeout_s: float, settings: Mapping[str, Any]) -> Company:
         """Meet the other processes, and make sure that they are of one mind."""
@@ -1041,6 +1113,83 @@ class Run:
             keep_last=None if self.rank else self._policy.keep_last,
         )
 
+    def _shard(self, objects: tuple[Any, ...], way: ShardWay, settings: Mapping[str, Any] | None) -> None:
+        """Cut models in place, with the averages of them, and have each process save what it has."""
+        if way != "fsdp":
+            raise ConfigError(
+                f"run.prepare(shard={way!r}) is not known"
+                if way is not None
+                else "run.prepare(fsdp=...) without shard",
+                do='run.prepare(model, optimizer, shard="fsdp")',
+            )
+        if self._elastic is not None or self._updater.weights is not None:
+            other = 'elastic="bits"' if self._elastic is not None else f'precision="{self._updater.precision}"'
+            raise ConfigError(
+                f'shard="fsdp" and {other} do not go together',
+                why="sharded gradients are added up by torch, in its own order"
+                if self._elastic is not None
+                else "sharded weights stay float32, and are gathered in half precision",
+                do="leave one of them out" if self._elastic is not None else 'Run(..., precision="bf16")',
+            )
+        company = self._company
+        modules = [value for value in objects if isinstance(value, torch.nn.Module)]
+        replaced = self._replaced = self._replaced or sharding.Repointed()
+        if company is None:
+            self.note('shard="fsdp": one process, so there is nothing to share out', once=True)
+            for model in modules:
+                before = dict(model.named_parameters(remove_duplicate=False))
+                with preserved():
+                    sharding.make_values(model, model, self.device, self._seed_for_weights)
+                replaced.note(before, dict(model.named_parameters(remove_duplicate=False)))
+            return
+        for model in sorted(modules, key=lambda value: isinstance(value, Average)):
+            if sharding.is_sharded_module(model):
+                continue
+            inner = model.module if isinstance(model, Average) else model
+            before = dict(model.named_parameters(remove_duplicate=False))
+            with preserved():
+                sharding.shard(
+                    inner,
+                    self.device,
+                    settings or {},
+                    half=self._updater.half,
+                    seed_for=self._seed_for_weights,
+                    restored=self._saved is not None,
+                )
+            replaced.note(before, dict(model.named_parameters(remove_duplicate=False)))
+            company.sharded.append(inner)
+        for optimizer in self._optimizers:
+            replaced.adopt(optimizer)
+        self._save_in_parts(company)
+
+    def _seed_for_weights(self, number: int) -> None:
+        seed_globals(key_of(self.seed, "weights", number))
+
+    def _adopt_sharded(self, model: torch.nn.Module) -> None:
+        """Take in a model that the script has sharded itself."""
+        company = self._company
+        if company is None:
+            self._saver.follow_policy(replace(self._policy, ranks=(0, 1)), self._steps_done)
+        elif not any(known is model for known in company.sharded):
+            sharding.follow_statistics(model)
+            company.sharded.append(model)
+            self._save_in_parts(company)
+
+    def _save_in_parts(self, company: Company) -> None:
+        """Have each process save the parts that it has."""
+        if not self._shares_saving:
+            self._share_saving(company)
+        self._policy = replace(
+            self._policy,
+            commit=SharedCommit(company.ties, sharding.own_files),
+            ranks=(self.rank, self.world_size),
+            agree=partial(sharding.agree_on_snapshot, company.ties),
+            on_saved=None if self.rank else self._policy.on_saved,
+        )
+        self._saver.follow_policy(self._policy, self._steps_done)
+        # It looks at whole tensors, in rank 0 alone; asking a sharded one for a number would wait for the others.
+        self.pitfalls = None
+
     def _shared_out(self, value: Any, settings: Mapping[str, Any]) -> Any:
         """Return a model as all processes train it together; anything else as it is."""
         if not isinstance(value, torch.nn.Module):
@@ -1049,8 +1198,15 @@ class Run:
             self._elastic.add(value)
             return value
         if self._company is None or isinstance(value, Average):
-            return value if self._company is None else self._company.same(value)
-        return self._company.wrap(value, self.device, settings)
+            sharded = isinstance(value, Average) and sharding.is_sharded_module(value.module)
+            return value if self._company is None or sharded else self._company.same(value)
+        ready = self._company.wrap(value, self.device, settings)
+        self._say_inexact(ready)
+        return ready
+
+    def _say_inexact(self, model: torch.nn.Module) -> None:
+        for word in what_is_inexact(model, self.world_size):
+            self.note(word, once=True)
 
     def _scale_rates(self, rule: LrRule, prepared: list[object]) -> None:
         """Scale learning rates by the number of processes, or by what it changed since the snapshot."""
@@ -1068,6 +1224,26 @@ class Run:
             self.track(**{name: value})
         else:
             self._tracked[name] = value
+
+    def _refuse_several_scales(self) -> None:
+        """Refuse a scale of a loss's own where gradients of two scales cannot be told apart."""
+        sharded = self._company is not None and bool(self._company.sharded)
+        if self._elastic is not None or sharded:
+            other = 'elastic="bits"' if self._elastic is not None else 'shard="fsdp"'
+            raise ConfigError(
+                f"run.backward(loss, scaler=...) and {other} do not go together",
+                why="gradients of all losses are added up before they are unscaled",
+                do='add the losses: run.backward(loss_a + loss_b), or Run(..., precision="bf16"), which needs no scale',
+            )
+
+    def _share_buffers(self) -> None:
+        """Have all processes go on with rank 0's buffers, those of averages included."""
+        if self._company is None:
+            return
+        self._company.end_loop()
+        for average in self._averages:
+            if not average.is_swapped and not sharding.is_sharded_module(average.module):
+                self._company.same_tensors(average.module.buffers())
 
     def _track_scalers(self) -> None:
         if not self._updater.scalers:
@@ -1147,6 +1323,8 @@ class Run:
 
     def _turn(self, epoch: int, *, last: bool) -> bool:
         """Do what is due at the end of an epoch's body; return `last`."""
+        if self.pitfalls is not None:
+            self.pitfalls.end_epoch(self)
         self.epoch = epoch + 1
         if self._in_window(at_turn=True) and not last:
             return False  # gradients are on their way into the next epoch: its first boundary will do
@@ -1175,8 +1353,10 @@ class Run:
         """Note the end of a loop: a place to leave from as long as nothing changes."""
         loop.finished = True
         loop.length = loop.delivered
-        if self._company is not None and self._clean:
-            self._company.end_loop()
+        if self._clean:
+            self._share_buffers()
+        if self.pitfalls is not None:
+            self.pitfalls.end_loop(self, loop)
         seed_globals(key_of(self.seed, "after", self.epoch, *loop.path))
         if self._clean and loop.around is None:
             self._mark = self._mark_with_print(self.places.place(loop))
@@ -1291,7 +1471,7 @@ class Run:
                 do="call run.save() and run.step() outside of the with block",
             )
         if self._company is not None and self._shares_saving:
-            self._company.end_loop()  # any of the processes may write the buffers
+            self._share_buffers()  # any of the processes may write them
         elif self.rank:
             self._saver.follow(mark)
             return

@@ -18,7 +18,7 @@ skipped the update. Off means off: without float16 there is no scaler, in fp32 n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rekindle.errors import ConfigError, RunError
 from rekindle.run.half_weights import HalfWeights
+from rekindle.run.sharded import is_sharded
 
 __all__ = ["Precision", "Updater", "Window", "meaning", "parse_precision", "window_at"]
 
@@ -169,6 +170,8 @@ class Updater:
         scalers: name -> the loss scale of float16, to be tracked; empty where nothing is scaled.
         skipped: optimizer updates that were left out because a gradient had overflowed.
         weights: what makes models half; None where the weights stay as they are.
+        together: gives every process the mean of tensors over the processes, in place; set where gradients of several
+            scales are put aside before they were reduced.
     """
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
@@ -181,6 +184,7 @@ class Updater:
         self.weights = None if self._kind.weights is None else HalfWeights(self._kind.weights, self._kind.masters)
         if self._kind.scaled:
             self.scaler = GradScaler(device.type)
+        self.together: Callable[[list[torch.Tensor]], None] | None = None
         self._awaiting_update: set[int] = set()
         self._scaled_by: str | None = None  # the scale of the gradients that lie in the parameters
         self._aside: dict[torch.Tensor, torch.Tensor] = {}  # unscaled gradients of other scales
@@ -203,6 +207,11 @@ class Updater:
         if name not in self.scalers:
             self.scalers[name] = GradScaler(self.device.type)
         return self.scalers[name]
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """What is computed in, where the weights themselves stay float32; None where all is."""
+        return None if self._kind.weights is not None else self._kind.half
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context to compute the loss in; one that does nothing where the weights decide."""
@@ -270,7 +279,7 @@ class Updater:
             if clip_value is not None:
                 torch.nn.utils.clip_grad_value_(parameters, clip_value)
             if clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+                _clip_norm(parameters, clip_norm)
             if any(float(value) > 0 for value in odd):
                 self.skipped += 1
             # With a scale, an optimizer that has no gradients at all is not stepped, as torch's scaler has it.
@@ -303,11 +312,16 @@ class Updater:
         """Give an optimizer's gradients their true size, those put aside included; return flags of overflow."""
         odd = self._odd.pop(id(optimizer), [])
         odd += self._found_odd(optimizer)
-        for group in optimizer.param_groups if self._aside else ():
+        if not self._aside:
+            return odd
+        for group in optimizer.param_groups:
             for parameter in group["params"]:
                 gradient = self._aside.pop(parameter, None)
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        if self.together is not None:
+            # Those of the window's last batch were reduced, the others not: a mean of what is the same changes nothing.
+            self.together([cast("torch.Tensor", parameter.grad) for parameter in _with_gradients(optimizer)])
         return odd
 
     def _put_aside(self, optimizer: torch.optim.Optimizer) -> None:
@@ -338,7 +352,10 @@ class Updater:
         found: Mapping[Any, torch.Tensor] = scaler._found_inf_per_device(  # noqa: SLF001 - torch has no public way to ask before update()
             cast("torch.optim.Optimizer", gradients)
         )
-        return list(found.values())
+        flags = list(found.values())
+        if self.together is not None and len(self.scalers) > 1:
+            self.together(flags)  # an overflow on one process is one on all
+        return flags
 
 
 class _Gradients:
@@ -350,6 +367,23 @@ class _Gradients:
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _clip_norm(parameters: Sequence[torch.Tensor], largest: float) -> None:
+    """Clip by the norm of all gradients together; torch itself does not take sharded ones beside others."""
+    sharded = [p for p in parameters if is_sharded(p.grad)]
+    if not sharded or len(sharded) == len(parameters):
+        torch.nn.utils.clip_grad_norm_(parameters, largest)
+        return
+    groups = [sharded, [p for p in parameters if not is_sharded(p.grad)]]
+    norms: list[Any] = [
+        torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups
+    ]
+    whole = torch.stack([norm.full_tensor() if is_sharded(norm) else norm for norm in norms]).norm()
+    factor = min(1.0, largest / (float(whole) + 1e-6))  # as torch's
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _refuse_half(parameters: Sequence[torch.Tensor], precision: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from rekindle.errors import StateMismatch, UnreadableFile
 from rekindle.keys import near_names
 from rekindle.run.host_tensors import alike, copy_bits, view_of
+from rekindle.run.sharded import local_of
 from rekindle.run.snapshot_files import SnapshotFiles
 from rekindle.run.tracked import canonical_keys, class_name, kind_of_tracked, non_persistent_buffers, place_of
 from rekindle.store.plain import decode
@@ -79,12 +80,16 @@ def _plan_module(name: str, module: torch.nn.Module, entry: ModuleEntry, files: 
     if absent:
         raise UnreadableFile(f"{entry.file} has no tensor {ascii(absent[0])[:80]}")
     wanted: dict[str, object] = {}
+    mine = {plain[key]: value for key, value in live.items()}
     for key in entry.keys:
+        like = mine.get(key)
         wanted[key] = (
-            decode(entry.elsewhere[key], files.make) if key in entry.elsewhere else files.tensor(entry.file, key)
+            decode(entry.elsewhere[key], files.make_like(like))
+            if key in entry.elsewhere
+            else files.tensor(entry.file, key, like)
         )
-    _check_keys(name, {plain[key]: value for key, value in live.items()}, wanted)
-    _check_ties(name, {plain[key]: value for key, value in live.items()}, wanted)
+    _check_keys(name, mine, wanted)
+    _check_ties(name, mine, wanted)
     buffers = non_persistent_buffers(module)
     plain_buffer = canonical_keys(list(buffers))
     extras = {key: decode(value, files.make) for key, value in entry.non_persistent.items()}
@@ -152,7 +157,7 @@ def _check_ties(name: str, live: Mapping[str, object], saved: Mapping[str, objec
     for key, value in live.items():
         if not isinstance(value, torch.Tensor) or torch.nn.parameter.is_lazy(value) or value.layout != torch.strided:
             continue
-        if not value.numel() or value.is_meta:
+        if not local_of(value).numel() or value.is_meta:
             continue
         other = first.setdefault(place_of(value), key)
         if other != key and not _same_bits(saved[other], saved[key]):
@@ -167,7 +172,8 @@ def _same_bits(one: object, other: object) -> bool:
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return one == other
     same = one.shape == other.shape and one.dtype == other.dtype
-    return same and bytes(view_of(one.contiguous())) == bytes(view_of(other.contiguous()))
+    here, there = local_of(one).contiguous(), local_of(other).contiguous()
+    return same and bytes(view_of(here.cpu())) == bytes(view_of(there.cpu()))
 
 
 def _frozen_notes(name: str, module: torch.nn.Module, entry: ModuleEntry) -> list[str]:
@@ -206,7 +212,8 @@ def _plan_optimizer(
         mine = packed["param_groups"][number]
         for parameter, index, position in zip(live["params"], mine["params"], order, strict=True):
             if saved.state[position] is not None:
-                state = _as_dict(decode(saved.state[position], files.make), "the state of a parameter")
+                make = files.make_like(parameter)
+                state = _as_dict(decode(saved.state[position], make), "the state of a parameter")
                 states[index] = state
                 exact.append((parameter, dict(state)))
         kept = _as_dict(decode(saved.settings, files.make), "the settings of a group")

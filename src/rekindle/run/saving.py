@@ -22,11 +22,11 @@ from typing import Any, Literal
 
 import torch
 
-from rekindle.errors import RunError
+from rekindle.errors import NotWritten, RunError
 from rekindle.run.places import Place
 from rekindle.run.policy import Best, BestRule, SaveEvery
 from rekindle.run.snapshot import Captured, Saved, capture, make_buffers, wanted_buffers
-from rekindle.run.writer import Background, NotWritten
+from rekindle.run.writer import Background
 from rekindle.store.atomic import fsync_folder
 from rekindle.store.commit import Committed, Earlier, commit, note_what_was_done, stamp_of
 from rekindle.store.layout import METRICS_NAME, TENSORBOARD_NAME, snapshot_path
@@ -71,6 +71,10 @@ class SavePolicy:
         on_saved: called with each snapshot that is promised.
         background: write while the training goes on.
         when_busy: what a save does that is due while the one before is still being written.
+        commit: as `rekindle.store.commit.commit`.
+        ranks: (rank, processes) where a part of what is tracked is sharded; None otherwise.
+        agree: given which parameter of this process's is not finite and `Captured.layout`, returns the former for all
+            processes, and raises where they do not lay the snapshot out alike.
     """
 
     every: SaveEvery
@@ -81,6 +85,8 @@ class SavePolicy:
     background: bool = True
     when_busy: Literal["wait", "skip"] = "wait"
     commit: Callable[..., Committed] = commit
+    ranks: tuple[int, int] | None = None
+    agree: Callable[[str | None, str], str | None] = lambda not_finite, _: not_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,7 @@ class _Writing:
     keep_last: int | None
     keep_every: int | None
     commit: Callable[..., Committed]
+    agree: Callable[[str | None, str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,11 @@ class Saver:
         self.last_step, self.last_place = saved.step, place
         self._known = _known(saved.path, saved.manifest.files, None)
 
+    def follow_policy(self, policy: SavePolicy, steps_done: int) -> None:
+        """Save in another way from now on; nothing is under way yet."""
+        self._policy = policy
+        self.plan_next(steps_done)
+
     def reserve(self, tracked: Mapping[str, object]) -> None:
         """Begin to get the memory for the copies, which takes many times as long as the first copy itself.
 
@@ -181,7 +193,7 @@ class Saver:
         if not self._policy.background or self._captured is not None:
             return
         with contextlib.suppress(Exception):
-            wanted = wanted_buffers(tracked)
+            wanted = wanted_buffers(tracked, ranks=self._policy.ranks)
             if sum(tensor.nbytes for tensor in wanted.values()) >= _RESERVED_BYTES:
                 self._reserving = Background(partial(make_buffers, wanted), "memory for snapshots")
 
@@ -273,7 +285,9 @@ class Saver:
             "finished": finished,
         }
         try:
-            captured = capture(tracked, whole, reuse=self._captured, spare=self._reserved(say))
+            captured = capture(
+                tracked, whole, reuse=self._captured, spare=self._reserved(say), ranks=self._policy.ranks
+            )
             self._captured = captured
         except BaseException:
             self.best = self._best_before
@@ -294,6 +308,7 @@ class Saver:
             self._policy.keep_last,
             self._policy.keep_every,
             self._policy.commit,
+            self._policy.agree,
         )
         if behind:
             self.under_way = Background(partial(_write, writing), f"the snapshot of step {mark.steps_done:,}")
@@ -420,7 +435,7 @@ def _write(writing: _Writing) -> _Written:
     """Write one snapshot and prune; called in a thread of its own, or in the main thread."""
     mark, captured = writing.mark, writing.captured
     captured.wait()
-    not_finite = captured.not_finite()
+    not_finite = writing.agree(captured.not_finite(), captured.layout)
     finite_step = mark.steps_done if not_finite is None else writing.finite_step
     samples = captured.samples()
     try:

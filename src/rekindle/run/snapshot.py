@@ -17,6 +17,7 @@ persistent are in no state dict.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +64,8 @@ class Captured:
         parameters: (name, host tensor) of what ought to be finite.
         tensors: name -> tensors of a file.
         copied: events of the devices that were told to copy; `wait` before a buffer is looked at.
+        layout: SHA-256 of what says where the parts of sharded tensors lie, the same in every process that does not
+            disagree; empty where nothing is sharded.
     """
 
     files: Mapping[str, Callable[[Out], None]]
@@ -73,6 +76,7 @@ class Captured:
     parameters: Sequence[tuple[str, torch.Tensor]] = field(repr=False)
     tensors: Mapping[str, Sequence[NamedTensor]] = field(repr=False)
     copied: Sequence[torch.cuda.Event] = field(repr=False)
+    layout: str = ""
 
     def wait(self) -> None:
         """Wait until every device has copied; on the CPU it has."""
@@ -125,13 +129,15 @@ class Restored:
     notes: tuple[str, ...]
 
 
-def wanted_buffers(tracked: Mapping[str, object]) -> dict[tuple[str, str], torch.Tensor]:
+def wanted_buffers(
+    tracked: Mapping[str, object], *, ranks: tuple[int, int] | None = None
+) -> dict[tuple[str, str], torch.Tensor]:
     """Return (file, key) -> tensor of all that `capture` would copy now.
 
     Raises:
         StateMismatch: as `capture`.
     """
-    shelf = Shelf({}, copies=False)
+    shelf = Shelf({}, copies=False, ranks=ranks)
     capture_all(tracked, shelf)
     return shelf.wanted or {}
 
@@ -151,6 +157,7 @@ def capture(
     *,
     reuse: Captured | None = None,
     spare: Mapping[tuple[str, str], torch.Tensor] | None = None,
+    ranks: tuple[int, int] | None = None,
 ) -> Captured:
     """Copy the state of everything that is tracked to host memory.
 
@@ -163,20 +170,24 @@ def capture(
         extra: plain values and tensors that the run keeps for itself.
         reuse: an earlier capture that is written; its buffers are filled again instead of making new ones.
         spare: buffers from `make_buffers`, where there is no earlier capture.
+        ranks: (rank, processes) where a part of it is sharded: each process captures its own parts, and rank 0
+            everything else too. All have to call it.
 
     Raises:
         StateMismatch: something cannot be saved; named by its path, such as ``scheduler['lr_lambdas'][0]``.
     """
-    shelf = Shelf(dict(spare or {}) if reuse is None else dict(reuse.buffers))
+    shelf = Shelf(dict(spare or {}) if reuse is None else dict(reuse.buffers), ranks=ranks)
     entries, notes = capture_all(tracked, shelf)
     kept = encode(dict(extra), ("run",), shelf.leaf(STATE_TENSORS))
     state = encode_state(State(entries, kept))
+    shards = shelf.finish_shards()
     writers: dict[str, Callable[[Out], None]] = {file: tensor_writer(tensors) for file, tensors in shelf.files.items()}
     writers |= {file: bytes_writer(data) for file, data in shelf.small.items()}
-    writers[STATE_NAME] = bytes_writer(state)
+    if shelf.leads:
+        writers[STATE_NAME] = bytes_writer(state)
     header_bytes = sum(len(key) + 160 for _, key in shelf.buffers)
     size = sum(tensor.nbytes for tensor in shelf.buffers.values()) + len(state) + header_bytes
-    size += sum(map(len, shelf.small.values()))
+    size += sum(map(len, shelf.small.values())) + shelf.sharded_bytes  # rank 0 looks for room for all
     return Captured(
         writers,
         size,
@@ -186,6 +197,7 @@ def capture(
         shelf.parameters,
         shelf.files,
         tuple(map(_event_on, shelf.devices)),
+        hashlib.sha256(shards).hexdigest() if shards else "",
     )
 
 

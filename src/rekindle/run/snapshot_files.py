@@ -9,9 +9,12 @@ from typing import Any
 import torch
 
 from rekindle.errors import RekindleError, SnapshotDamaged, StateMismatch, UnreadableFile
+from rekindle.formats import _assembled
 from rekindle.run.host_tensors import copy_bits, dtype_named, is_dense, items_of, on_device, quantized, view_of
+from rekindle.run.sharded import Box, is_sharded, own_box, part_of, sharded_like
 from rekindle.store.manifest import Manifest, read_verified
 from rekindle.store.plain import Json
+from rekindle.store.shards import Part, ShardedTensor, is_shards, parse_shards
 from rekindle.store.state import Reference, is_index, parse_index, parse_reference
 from rekindle.tensors import DTYPE_OF_SAFETENSORS, DTYPES, element_count
 
@@ -30,6 +33,7 @@ class SnapshotFiles:
         self._bytes: dict[str, torch.Tensor] = {}
         self._headers: dict[str, dict[str, tuple[str, tuple[int, ...], int, int]]] = {}
         self._indices: dict[str, Mapping[str, str]] = {}
+        self._shards: dict[str, Mapping[str, ShardedTensor]] = {}
 
     def bytes_of(self, name: str) -> torch.Tensor:
         """Return the content of a file as a flat uint8 tensor."""
@@ -42,16 +46,25 @@ class SnapshotFiles:
         return self._bytes[name]
 
     def keys(self, file: str) -> list[str]:
-        """Return the keys of a safetensors file, or of all files of an index."""
+        """Return the keys of a safetensors file, of all files of an index, or of all tensors that lie in parts."""
+        if is_shards(file):
+            return list(self._sharded(file))
         return list(self._shard_of(file) or self._header(file))
 
-    def tensor(self, file: str, key: str) -> torch.Tensor:
+    def tensor(self, file: str, key: str, like: object = None) -> torch.Tensor:
         """Return a tensor that looks into the file's bytes; copy it before keeping it.
 
         Args:
-            file: a safetensors file, or an index of several.
+            file: a safetensors file, an index of several, or what says where parts lie.
             key: of the tensor.
+            like: where this is a sharded tensor of the same shape, only this process's part is read, and what comes
+                back is sharded as it is.
         """
+        if is_sharded(like):
+            return self._part_for(file, key, like)
+        if is_shards(file):
+            whole = self._sharded_tensor(file, key)
+            return self._box(file, key, whole, Box((0,) * len(whole.shape), whole.shape, 0))
         file = self._shard_of(file).get(key, file)
         if is_index(file):
             raise UnreadableFile(f"{file} has no tensor {ascii(key)[:80]}")
@@ -65,8 +78,60 @@ class SnapshotFiles:
             data = data.clone()
         return torch.empty(shape, dtype=kind) if start == end else data.view(kind).reshape(shape)
 
-    def referred(self, reference: Reference) -> torch.Tensor:
-        """Return a new tensor of its own, as the reference says it was."""
+    def _part_for(self, file: str, key: str, like: Any) -> torch.Tensor:
+        """Return a tensor as `like` is sharded, of which only this process's part was read."""
+        if not is_shards(file):
+            return _shard(self.tensor(file, key), like)
+        whole = self._sharded_tensor(file, key)
+        if whole.shape == tuple(like.shape):
+            return sharded_like(self._box(file, key, whole, own_box(like)), like)
+        return sharded_like(self.tensor(file, key), like, shape=whole.shape)
+
+    def _box(self, file: str, key: str, whole: ShardedTensor, box: Box) -> torch.Tensor:
+        """Return a new tensor with a box of one that lies in parts; only files with something of it are read."""
+        made = torch.empty(box.shape, dtype=dtype_named(whole.dtype))
+        for part in whole.parts if made.numel() else ():
+            first = tuple(map(max, part.offset, box.offset))
+            ends = [
+                min(a + n, b + m) for a, n, b, m in zip(part.offset, part.shape, box.offset, box.shape, strict=True)
+            ]
+            common = tuple(end - start for start, end in zip(first, ends, strict=True))
+            if any(size <= 0 for size in common):
+                continue
+            there = Box(tuple(a - b for a, b in zip(first, part.offset, strict=True)), common, 0)
+            here = Box(tuple(a - b for a, b in zip(first, box.offset, strict=True)), common, 0)
+            copy_bits(part_of(made, here), part_of(self._stored_part(file, key, whole, part), there))
+        return made
+
+    def _stored_part(self, file: str, key: str, whole: ShardedTensor, part: Part) -> torch.Tensor:
+        found = self.tensor(part.file, part.key)
+        kind = dtype_named(whole.dtype)
+        if DTYPES[whole.dtype].safetensors is None and found.dtype == torch.uint8:
+            if found.numel() == element_count(part.shape) * DTYPES[whole.dtype].itemsize:
+                return found.clone().view(kind).reshape(part.shape)
+        elif found.dtype == kind and tuple(found.shape) == part.shape:
+            return found
+        raise UnreadableFile(f"{file}: the part of {ascii(key)[:80]} in {part.file} is not what it says")
+
+    def _sharded(self, file: str) -> Mapping[str, ShardedTensor]:
+        if file not in self._shards:
+            self._shards[file] = parse_shards(file, bytes(view_of(self.bytes_of(file))))
+        return self._shards[file]
+
+    def _sharded_tensor(self, file: str, key: str) -> ShardedTensor:
+        found = self._sharded(file).get(key)
+        if found is None:
+            raise UnreadableFile(f"{file} has no tensor {ascii(key)[:80]}")
+        boxes = [_assembled.Box(part.offset, part.shape, _never) for part in found.parts]
+        problem = _assembled.check_tiling(found.shape, boxes)
+        if problem:
+            raise UnreadableFile(f"{file}: {ascii(key)[:80]}: {problem}")
+        return found
+
+    def referred(self, reference: Reference, like: object = None) -> torch.Tensor:
+        """Return a new tensor of its own, as the reference says it was; sharded where it is and `like` is."""
+        if is_sharded(like) and is_shards(reference.file):
+            return self.tensor(reference.file, reference.key, like)
         found = self.tensor(reference.file, reference.key)
         if reference.dtype is not None:
             shape = reference.shape or ()
@@ -88,6 +153,19 @@ class SnapshotFiles:
         if reference.parameter:
             return torch.nn.Parameter(own, requires_grad=reference.requires_grad)
         return own.requires_grad_() if reference.requires_grad else own
+
+    def make_like(self, like: object) -> Callable[[str, Json], object]:
+        """Return `make` for values that belong to a tensor: what has its shape is sharded as it is."""
+        if not is_sharded(like):
+            return self.make
+
+        def make(tag: str, value: Json) -> object:
+            if tag != "$tensor":
+                return self.make(tag, value)
+            found = self.referred(parse_reference(value), like)
+            return found if is_sharded(found) or not found.dim() else _shard(found, like)
+
+        return make
 
     def make(self, tag: str, value: Json) -> object:
         """Make what a tag of a value stands for; see `rekindle.store.plain.decode`."""
@@ -152,6 +230,17 @@ class SnapshotFiles:
         if file not in self._headers:
             self._headers[file] = _read_header(file, self.bytes_of(file))
         return self._headers[file]
+
+
+def _shard(whole: torch.Tensor, like: Any) -> torch.Tensor:
+    """Return a tensor as `like` is sharded; one of another shape, every process has all of."""
+    if whole.shape != like.shape:
+        return sharded_like(whole, like, shape=tuple(whole.shape))
+    return sharded_like(part_of(whole, own_box(like)).detach().clone(), like)
+
+
+def _never(start: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
+    raise AssertionError((start, sizes))
 
 
 def _read_header(file: str, data: torch.Tensor) -> dict[str, tuple[str, tuple[int, ...], int, int]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rekindle.keys import canonical_key
+from rekindle.parallel.fsdp import is_sharded_module, show_parts
+from rekindle.run.sharded import local_of
 
 __all__ = [
     "canonical_keys",
@@ -55,8 +57,11 @@ def canonical_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def class_name(value: object) -> str:
-    """Return the dotted path of a value's class."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    """Return the dotted path of a value's class; of a sharded module, of the class that it had before."""
+    kind = type(value)
+    if is_sharded_module(value):
+        kind = kind.__bases__[-1]
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def names_of_parameters(tracked: Mapping[str, object]) -> dict[int, list[str]]:
@@ -64,6 +69,7 @@ def names_of_parameters(tracked: Mapping[str, object]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for name, value in tracked.items():
         if isinstance(value, torch.nn.Module):
+            show_parts(value)
             live = dict(value.named_parameters(remove_duplicate=False))
             for key, plain in canonical_keys(list(live)).items():
                 found.setdefault(id(live[key]), []).append(f"{name}.{plain}")
@@ -89,4 +95,5 @@ def non_persistent_buffers(module: torch.nn.Module) -> dict[str, tuple[torch.nn.
 
 def place_of(tensor: torch.Tensor) -> tuple[object, ...]:
     """Return what two tensors have in common when they are one: memory, type, shape and stride."""
-    return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
+    local = local_of(tensor)
+    return (local.device, local.data_ptr(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))

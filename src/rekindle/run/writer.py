@@ -20,19 +20,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from rekindle.errors import RunError
+from rekindle.errors import NotWritten
 from rekindle.run.workers import SHIELDED_SIGNALS
 
-__all__ = ["WAIT_S", "Background", "NotWritten"]
+__all__ = ["WAIT_S", "Background"]
 
 WAIT_S = 600.0
 _SILENT_S = 2.0
 
 _Result = TypeVar("_Result")
-
-
-class NotWritten(RunError):
-    """The disk did not answer in time; trying again would only wait again."""
 
 
 class Background(Generic[_Result]):
