@@ -16,7 +16,8 @@ from rekindle.explain.report import explain_events
 def told(text: str, *functions: str):
     frames = [Frame("site-packages/torch/nn/some.py", 1, function, "", is_users=False) for function in functions]
     event = event_of(text)
-    return causes_of(Event(event.raised, event.message, tuple(frames)), strict=True)
+    causes = causes_of(Event(event.raised, event.message, tuple(frames)), strict=True)
+    return [cause for cause in causes if cause.code.startswith("RK-DTYPE")]  # others may have more to say
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ def told(text: str, *functions: str):
         ("unsigned char", "uint8"),
         ("long int", "int64"),
         ("torch.cuda.FloatTensor", "float32"),
+        ("CUDAFloatType", "float32"),
         ("torch.float64", "float64"),
         ("Float8_e4m3fn", "float8_e4m3fn"),
     ],
@@ -199,7 +201,7 @@ def test_live_frames_name_the_layer_the_tensor_and_the_side_to_convert(source, c
         f"import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n\n{source}\n", tmp_path
     )
     causes = explain_events(ran.events, strict=True).causes
-    assert [cause.code for cause in causes] == [code]
+    assert causes[0].code == code
     assert causes[0].what.startswith(what), causes[0].what
     assert any(fix in line for line in causes[0].fix), causes[0].fix
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -198,6 +199,97 @@ except RuntimeError as error:
     "ordinary/healthy": "for epoch in range(50):\n    print(f'epoch {epoch} loss {1 / (epoch + 1):.3f} errors 0')\n",
 }
 
+GROUP = """
+import os, sys, time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=%s))
+rank = dist.get_rank()
+"""
+LAUNCHED = {  # by torchrun: how many ranks, and the script
+    "distributed/killed": (2, GROUP % 30 + "if rank == 1:\n    os.kill(os.getpid(), 9)\ndist.barrier()\n"),
+    "distributed/one_label": (
+        3,
+        GROUP % 30
+        + """
+def step(label):
+    loss = F.cross_entropy(torch.zeros(1, 10), torch.tensor([label]))
+    dist.all_reduce(loss)
+
+for number in range(3):
+    step(10 if rank == 2 and number == 1 else 3)
+""",
+    ),
+    "distributed/unused": (
+        2,
+        GROUP % 30
+        + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+        self.auxiliary = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.body(x)
+
+model = DistributedDataParallel(Net())
+for step in range(2):
+    model(torch.ones(1, 2)).sum().backward()
+""",
+    ),
+    "distributed/barrier": (2, GROUP % 2 + "if rank == 0:\n    dist.barrier()\nelse:\n    time.sleep(4)\n"),
+    "distributed/recorded": (
+        2,
+        """
+import os, time
+from torch.distributed.elastic.multiprocessing.errors import record
+
+@record
+def main():
+    if os.environ["RANK"] == "1":
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (16x576 and 400x120)")
+    time.sleep(20)
+
+main()
+""",
+    ),
+    "distributed/worker": (
+        2,
+        GROUP % 30
+        + """
+from torch.utils.data import DataLoader, Dataset
+
+class Images(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        if rank == 1 and number == 3:
+            os.kill(os.getpid(), 9)
+        return number
+
+for batch in DataLoader(Images(), num_workers=1, multiprocessing_context="fork"):
+    dist.all_reduce(torch.ones(1))
+""",
+    ),
+    "distributed/not_there": (
+        2,
+        GROUP % 30 + 'if rank == 1:\n    torch.load("checkpoints/last.pt")\ndist.barrier()\n',
+    ),
+    "distributed/own": (
+        2,
+        GROUP % 30 + "if rank == 1:\n    raise LookupError('no shard for rank 1')\ndist.barrier()\n",
+    ),
+    "distributed/differ": (2, GROUP % 30 + "DistributedDataParallel(nn.Linear(2, 10 + rank))\n"),
+}
+PROGRAMS |= dict.fromkeys([*LAUNCHED, "distributed/argument", "distributed/port"], "")
+
 
 def run(source: str, folder: Path, words: tuple[str, ...] = (), *, python: tuple[str, ...] = ()) -> str:
     (folder / "train.py").write_text(source)
@@ -242,6 +334,8 @@ def special(name: str, folder: Path) -> str:
         return interleaved({f"(RayTrainWorker pid={pid}, ip=10.0.0.2) ": text for pid in (4711, 4712)})
     if name == "ranks/consequences":
         return consequences(folder)
+    if name.startswith("distributed/"):
+        return launched(name, folder)
     if name == "stamped/every_line":
         return "".join(
             f"2026-11-20T10:00:{n:02d}.123456Z stderr F {line}\n"
@@ -272,6 +366,27 @@ dist.all_reduce(torch.ones(1))
     )
 
 
+def launched(name: str, folder: Path) -> str:
+    """What a script says that torchrun started, or its predecessor."""
+    if name == "distributed/argument":
+        source = "import argparse\nargparse.ArgumentParser().parse_args()\n"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        words = ("-m", "torch.distributed.launch", "--nproc-per-node=2", f"--master-port={port}", "train.py")
+        return run(source, folder, words)
+    if name == "distributed/port":
+        with socket.socket() as other:
+            other.bind(("0.0.0.0", 0))
+            other.listen()
+            port = str(other.getsockname()[1])
+            source = GROUP % 5
+            words = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "train.py")
+            return run(source, folder, words)
+    ranks, source = LAUNCHED[name]
+    return run(source, folder, ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "train.py"))
+
+
 def notebook(name: str, folder: Path) -> str:
     cell = NET.strip() + "\n"
     driver = f"""
@@ -300,6 +415,7 @@ def nobodys(text: str, folder: Path) -> str:
     text = re.sub(r"[^\s\"'(<]*/lib/python3\.(\d+)/(?!site-packages)", r"/usr/lib/python3.\1/", text)
     text = re.sub(r"(?m)^(\s*File \")?/[^\s\"]*/bin/", r"\g<1>/opt/venv/bin/", text)
     text = re.sub(r"of binary: \S+", "of binary: /opt/venv/bin/python", text)
+    text = re.sub(r"/tmp/torchelastic\S+/(\d+)/error.json", r"/tmp/torchelastic/\1/error.json", text)
     return re.sub(r"host *: \S+", "host      : node07", text)
 
 

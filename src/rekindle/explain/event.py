@@ -81,6 +81,7 @@ class ModuleFact:
         inputs: the tensors among the arguments of ``forward``.
         parameters: its own parameters and buffers, not those of its children.
         is_training: its mode.
+        attributes: tensors that it keeps as plain attributes, which `.to(device)` does not move.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ModuleFact:
     inputs: tuple[TensorFact, ...] = ()
     parameters: tuple[TensorFact, ...] = ()
     is_training: bool = True
+    attributes: tuple[TensorFact, ...] = ()
 
     def __str__(self) -> str:
         """Return ``layer3.0.conv2 = Conv2d(...)``, or the class alone for the outermost module."""
@@ -134,10 +136,12 @@ class Live:
     Attributes:
         modules: the modules whose ``forward`` ran, outermost first; the last one is where it failed.
         frames: all frames, outermost first, those of libraries too.
+        is_grad_enabled: whether gradients were recorded when it was caught, all `with` blocks being left.
     """
 
     modules: tuple[ModuleFact, ...] = ()
     frames: tuple[LiveFrame, ...] = ()
+    is_grad_enabled: bool = True
 
     @property
     def module(self) -> ModuleFact | None:

@@ -88,7 +88,7 @@ def _event(error: BaseException) -> Event:
         kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
         plain_text(_message(error)),
         frames=tuple(fact.frame for fact in described),
-        live=Live(tuple(_modules([frame for frame, _ in frames])), described),
+        live=Live(tuple(_modules([frame for frame, _ in frames])), described, _is_grad_enabled()),
     )
 
 
@@ -215,6 +215,14 @@ def _range(tensor: Any) -> tuple[float | None, float | None]:
     return (low, high) if math.isfinite(low) and math.isfinite(high) else (None, None)
 
 
+def _is_grad_enabled() -> bool:
+    torch = sys.modules.get("torch")
+    try:
+        return torch is None or bool(torch.is_grad_enabled())
+    except Exception:  # noqa: BLE001 - a torch that is only half imported
+        return True
+
+
 def _is_module(value: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and hasattr(torch, "nn") and isinstance(value, torch.nn.Module)
@@ -268,6 +276,7 @@ def _module(module: Any, frame: FrameType, name: str) -> ModuleFact:
             fact = _tensor(key, value)
             if fact is not None:
                 own.append(fact)
-    return ModuleFact(
-        name, type(module).__name__, settings, tuple(inputs), tuple(own), bool(getattr(module, "training", True))
-    )
+    attributes = list(getattr(module, "__dict__", {}).items())[:_MAX_LOCALS]
+    plain = [fact for key, value in attributes if (fact := _tensor(key, value)) is not None]
+    is_training = bool(getattr(module, "training", True))
+    return ModuleFact(name, type(module).__name__, settings, tuple(inputs), tuple(own), is_training, tuple(plain))

@@ -251,6 +251,8 @@ def _chains(stream: _Stream) -> Iterator[Chain]:
         if link == "cause":
             chain += block.events
         elif link == "during" or (chain and (link == "inner" or block.is_inner)):
+            if chain[0].message.startswith("Caught ") or "terminated with the following error" in chain[0].message:
+                chain[0] = _wrapping(chain[0], block.events[-1])
             chain = [*block.events, *chain]
         else:
             if chain:
@@ -259,6 +261,11 @@ def _chains(stream: _Stream) -> Iterator[Chain]:
         last = block.last
     if chain:
         yield Chain(tuple(chain), stream.numbers[first], stream.rank)
+
+
+def _wrapping(outer: Event, inner: Event) -> Event:
+    """Return what a worker's failure is wrapped in with the failure itself, as the live message has it."""
+    return replace(outer, message=f"{outer.message}\n{inner.text}", frames=inner.frames or outer.frames)
 
 
 def _link(stream: _Stream, last: int, position: int) -> str:
@@ -455,10 +462,12 @@ def _exception(lines: list[str], at: int, prefix: str) -> tuple[str, str, int]:
         return "", "", at
     said = [(found["message"] or "")[:_MAX_LINE]]
     at += 1
+    is_box = found["type"].endswith("ChildFailedError")  # torchrun's table of ranks, between two lines of ====
     while at < len(lines) and len(said) < _MAX_MESSAGE_LINES:
         line = _stripped(lines[at], prefix)
-        if line is None or not _belongs(line, lines, at, prefix):
+        if line is None or not (is_box or _belongs(line, lines, at, prefix)):
             break
+        is_box = is_box and not (len(said) > 1 and line.startswith("====="))
         said.append(line[:_MAX_LINE])
         at += 1
     return found["type"], "\n".join(said).strip(), at
@@ -479,7 +488,12 @@ def _belongs(line: str, lines: list[str], at: int, prefix: str) -> bool:
 
 
 def inside(event: Event) -> Iterator[Event]:
-    """Yield the failure that a message of torch.compile reports: what was raised in the user's code."""
+    """Yield the failure that a message reports: of torch.compile in the user's code, of torchrun in the first rank."""
+    if event.raised.endswith("ChildFailedError") and _MARK in event.message:
+        recorded = event.message.partition("Root Cause")[2]
+        for chain in chains_of(recorded)[:1] if "ChildFailedError" not in recorded else ():  # never into itself
+            yield from (replace(one, line=event.line) for one in chain.events)
+        return
     got = _DYNAMO_GOT.search(event.message) if "got " in event.message[:5_000] else None
     if got:
         text = _literal(got["text"])

@@ -80,6 +80,8 @@ def explain_text(text: str, *, strict: bool = False) -> Report:
     unknown: list[Event] = []
     late: list[Explained] = []
     real = [chain for chain in first if not is_consequence(chain)]
+    if not real:  # the launcher knows who ended first; what the others noticed of it adds nothing
+        first = [chain for chain in first if _names_the_first(chain)] or first
     for chain in first:
         found = explain_events(chain.events, strict=strict)
         asserted = list(_asserted(chain, loose, strict=strict)) if chain in real else []
@@ -102,10 +104,16 @@ def explain_text(text: str, *, strict: bool = False) -> Report:
     ]
     if not first and not announced:
         unknown += [event for event in loose if event.raised and not event.raised.endswith("Warning")]
+    if not real and explained:  # a line that tells the cause, such as argparse's, comes before what followed from it
+        explained = [found for found in announced if _tells_a_cause(found)] or explained
     if explained:
         known = {cause.code for found in explained for cause in found.causes}
         announced = [found for found in announced if _is_a_warning(found.event) and not known & _codes(found)]
         late = []
+    if unknown and late:
+        late = [found for found in late if found.event.kind == "ChildFailedError"]
+    told = {code for found in late for code in _codes(found)}
+    announced = [found for found in announced if not told & _codes(found)]
     everything = _merged([*explained, *_real_before_consequences(announced), *late])
     return Report(tuple(everything), tuple(unknown), text.count("\n") + 1, len(chains) or len(announced) + len(unknown))
 
@@ -136,6 +144,12 @@ def is_consequence(chain: Chain) -> bool:
     """Whether a failure is what another process's failure leads to, so that the cause stands elsewhere."""
     root = chain.events[0]
     return _CONSEQUENCE.search(root.text[:4_000]) is not None
+
+
+def _names_the_first(chain: Chain) -> bool:
+    """Whether it is torchrun's report of the ranks, with the one that failed first."""
+    event = chain.events[-1]
+    return event.kind == "ChildFailedError" and "Root Cause" in event.message
 
 
 def _asserted(chain: Chain, loose: list[Event], *, strict: bool) -> Iterator[Explained]:
@@ -175,6 +189,11 @@ def _first_of_each_rank(chains: list[Chain]) -> list[Chain]:
 
 def _is_a_warning(event: Event) -> bool:
     return event.raised.endswith("Warning") or any(not heading.raises for heading in fitting(event))
+
+
+def _tells_a_cause(found: Explained) -> bool:
+    text = found.event.text[:4_000]
+    return not found.event.raised.endswith("Warning") and not _CONSEQUENCE.search(text) and "exitcode: " not in text
 
 
 def _codes(found: Explained) -> set[str]:

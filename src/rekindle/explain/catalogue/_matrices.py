@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["is_other_backbone", "is_unflattened"]
+import math
+
+__all__ = ["is_other_backbone", "is_unflattened", "maps_of"]
 
 # Features in front of the last layer in common families of networks: ResNet, DenseNet, EfficientNet, MobileNet, ViT.
 _BACKBONES = frozenset((384, 512, 576, 768, 960, 1024, 1280, 1408, 1536, 1664, 1792, 1920, 2048, 2208, 2304, 2560))
@@ -21,3 +23,20 @@ def is_unflattened(rows: int, have: int, want: int) -> bool:
 def is_other_backbone(have: int, want: int) -> bool:
     """Whether both numbers are usual sizes of features in front of a last layer."""
     return have != want and have in _BACKBONES and want in _BACKBONES
+
+
+def maps_of(have: int, want: int) -> tuple[int, int, int] | None:
+    """Return (C, H, H') where have = C*H*H and want = C*H'*H', or None.
+
+    Two such numbers are flattened maps of the same channels and another size: the image is another one. Where several C
+    fit, the largest power of two does, as most networks have it, else the largest.
+    """
+    common = math.gcd(have, want)
+    powers = [2**power for power in range(11, 0, -1)]
+    for channels in (*powers, *range(min(common, 2048), 3, -1)):
+        if common % channels:
+            continue
+        sides = math.isqrt(have // channels), math.isqrt(want // channels)
+        if min(sides) > 1 and sides[0] ** 2 * channels == have and sides[1] ** 2 * channels == want:
+            return channels, *sides
+    return None

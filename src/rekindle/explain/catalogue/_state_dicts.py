@@ -7,6 +7,7 @@ mistakes look alike there, so that one place decides (`fault_of`) and each entry
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -110,7 +111,7 @@ def fault_of(refused: Refused) -> Fault:
         )
     if refused.missing and weights_entry(refused.unexpected):
         return "whole"
-    if common_prefix(refused):
+    if common_prefix(refused.unexpected, refused.missing) or common_prefix(refused.missing, refused.unexpected):
         return "prefix"
     return "size" if refused.sizes else "other"
 
@@ -137,14 +138,12 @@ def weights_entry(names: Iterable[str]) -> str:
     return found if found and (beside or len(plain) == 1) else ""
 
 
-def common_prefix(refused: Refused) -> str:
-    """Return the beginning (``model.``) that all unexpected keys have before a missing one's name, or an empty text."""
-    missing = set(refused.missing)
-    heads = {key.partition(".")[0] for key in refused.unexpected if "." in key}
-    for head in sorted(heads):
-        below = [key for key in refused.unexpected if key.startswith(f"{head}.")]
-        fitting = [key for key in below if key.removeprefix(f"{head}.") in missing]
-        if fitting and len(fitting) * 2 >= len(missing):
+def common_prefix(longer: Iterable[str], shorter: Iterable[str]) -> str:
+    """Return the beginning (``model.``) behind which the one side's keys are the other side's, or an empty text."""
+    plain = set(shorter)
+    fitting = Counter(key.partition(".")[0] for key in longer if key.partition(".")[2] in plain)
+    for head, count in fitting.most_common(1):
+        if count * 2 >= len(plain):
             return f"{head}."
     return ""
 

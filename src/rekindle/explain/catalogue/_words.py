@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["dtype_name", "listed", "numbers", "product", "shape_text"]
+__all__ = ["attribute", "dtype_name", "listed", "numbers", "product", "shape_text"]
 
 # Names under which messages of torch speak of a dtype: legacy tensor types, C++ types, scalar types.
 _DTYPES = {
@@ -34,6 +34,16 @@ _DTYPES = {
 _NUMBER = re.compile(r"-?\d+")
 
 
+def attribute(path: str) -> str:
+    """Return a module's qualified name as Python takes it.
+
+    Example:
+        >>> attribute("classifier.3")
+        'classifier[3]'
+    """
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".")).removeprefix(".")
+
+
 def dtype_name(word: str) -> str:
     """Return torch's name of a dtype for any word that its messages use for it.
 
@@ -42,6 +52,8 @@ def dtype_name(word: str) -> str:
         ('float64', 'uint8', 'float32')
     """
     plain = word.strip().removeprefix("torch.").removeprefix("cuda.").removesuffix("Tensor")
+    if plain.endswith("Type"):  # CUDAFloatType and CPUFloatType, of releases about 1.0
+        plain = plain.removeprefix("CUDA").removeprefix("CPU").removesuffix("Type")
     return _DTYPES.get(plain.lower(), plain.lower() if plain.startswith("Float8") else plain)
 
 

@@ -20,8 +20,8 @@ PATTERNS = (
 OLD = ("FileNotFoundError: [Errno 2] No such file or directory: 'checkpoints/step_400/.metadata'",)
 WHY = (
     "`torch.distributed.checkpoint` writes each rank's tensors into `__N_M.distcp` files and, last of all, rank 0 writes"
-    " `.metadata`, the list of what is where. A folder without it is a save that did not end, or the folder above the"
-    " checkpoint."
+    " `.metadata`, the list of what is where. A folder without it is a save that did not end, a copy"
+    " without hidden files (`cp folder/*` leaves it behind), or the folder above the checkpoint."
 )
 CHECK = "`ls -A` of the folder: `.distcp` files without `.metadata` are an unfinished save; sub-folders with one are the checkpoints."
 
@@ -39,7 +39,8 @@ def explain(event: Event) -> Iterator[Cause]:
         NAME,
         what=f"{folder} has no .metadata, so that it is no finished distributed checkpoint"
         + (f": {inside}" if inside else ""),
-        why="rank 0 writes .metadata last; the save was interrupted before, or this is the folder above the checkpoint",
+        why="rank 0 writes .metadata last: the save was interrupted before, the folder was copied without hidden files (cp"
+        " folder/* leaves it behind), or this is the folder above the checkpoint",
         fix=tuple(fix),
         likelihood="certain",
     )

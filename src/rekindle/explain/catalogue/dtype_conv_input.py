@@ -45,7 +45,7 @@ def explain(event: Event) -> Iterator[Cause]:
         return  # two devices: device-input-weight
     module = running(event)
     given = first_input(module)
-    two_devices = (".cuda." in left) != (".cuda." in right)
+    two_devices = ("cuda" in left.lower()) != ("cuda" in right.lower())
     name = name_of_dtype(event, have)
     seen = (
         f", with values from {given.low:g} to {given.high:g}"

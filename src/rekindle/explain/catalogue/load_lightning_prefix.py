@@ -1,4 +1,4 @@
-"""All keys of the file have one more part in front than those of the model."""
+"""All keys of the file have one more part in front than those of the model, or one less."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rekindle.explain.catalogue._files import checkpoint_of
 from rekindle.explain.catalogue._state_dicts import NEEDLES as LOADING
-from rekindle.explain.catalogue._state_dicts import PATTERN, common_prefix, fault_of, refused_of
+from rekindle.explain.catalogue._state_dicts import PATTERN, Refused, common_prefix, fault_of, refused_of
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
 
@@ -29,7 +29,10 @@ def explain(event: Event) -> Iterator[Cause]:
     refused = refused_of(event)
     if fault_of(refused) != "prefix":
         return
-    prefix = common_prefix(refused)
+    prefix = common_prefix(refused.unexpected, refused.missing)
+    if not prefix:
+        yield _inner(refused)
+        return
     key = next(
         key for key in refused.unexpected if key.startswith(prefix) and key.removeprefix(prefix) in refused.missing
     )
@@ -44,6 +47,23 @@ def explain(event: Event) -> Iterator[Cause]:
         fix=(
             f'state = {{key.removeprefix("{prefix}"): value for key, value in state.items(){kept}}}   # then load_state_dict(state)',
             f"rekindle doctor {file}   # for a file of Lightning: the line that takes the weights out under plain keys",
+        ),
+        likelihood="certain",
+    )
+
+
+def _inner(refused: Refused) -> Cause:
+    """Explain the reverse: the file is of the network alone, and the model holds the network as an attribute."""
+    prefix = common_prefix(refused.missing, refused.unexpected)
+    key = next(key for key in refused.missing if key.removeprefix(prefix) in refused.unexpected)
+    return Cause(
+        CODE,
+        NAME,
+        what=f"the keys of {refused.model or 'the model'} begin with {prefix!r}, those of the file do not: {key} is wanted, {key.removeprefix(prefix)} is there",
+        why=f"the file was saved from the network alone, and the model holds the network as its attribute {prefix[:-1]!r}",
+        fix=(
+            f"model.{prefix[:-1]}.load_state_dict(state)",
+            f'state = {{"{prefix}" + key: value for key, value in state.items()}}   # or the names as the model has them',
         ),
         likelihood="certain",
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rekindle.explain.catalogue._files import checkpoint_of, stem_of
 from rekindle.explain.catalogue._state_dicts import Size, fault_of, refused_of
-from rekindle.explain.catalogue._words import listed, shape_text
+from rekindle.explain.catalogue._words import attribute, listed, shape_text
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
 
@@ -53,13 +53,13 @@ def explain(event: Event) -> Iterator[Cause]:
     if kind == "head":
         old, new = first.file[0], first.model[0]
         fix = (
-            f"{refused.model or 'Net'}({old})   # build it with {old} outputs, load, then: model.{layer} = nn.Linear({first.model[1] if len(first.model) > 1 else 'in_features'}, {new})",
+            f"{refused.model or 'Net'}({old})   # build it with {old} outputs, load, then: model.{attribute(layer)} = nn.Linear({first.model[1] if len(first.model) > 1 else 'in_features'}, {new})",
             f"state = {kept}   # or leave {layer} out, then load_state_dict(state, strict=False)",
             f"rekindle convert {file} {stem}.body.pth --drop '{layer}{'.*' if own else ''}'   # the same, once, in the file",
         )
     elif alone:
         fix = (
-            f"print(model.{layer}{'' if own else '.shape'})   # and build it with the file's size: {shape_text(first.file)}",
+            f"print(model.{attribute(layer)}{'' if own else '.shape'})   # and build it with the file's size: {shape_text(first.file)}",
             f"state = {kept}   # or leave {layer} out, then load_state_dict(state, strict=False); it starts untrained",
         )
     else:

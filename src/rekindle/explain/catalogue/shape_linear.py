@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rekindle.explain.catalogue._matrices import is_other_backbone, is_unflattened
+from rekindle.explain.catalogue._matrices import is_other_backbone, is_unflattened, maps_of
 from rekindle.explain.catalogue._modules import first_input, tensors_in_line
 from rekindle.explain.catalogue._words import product, shape_text
 from rekindle.explain.cause import Cause
@@ -62,14 +62,28 @@ def explain(event: Event) -> Iterator[Cause]:
         CODE,
         NAME,
         what=f"{layer} takes {want} features and got {have}",
-        why=f"the input{came} ends in {have}, the weight is {want}x{out}; after convolutions this is mostly another"
-        f" image size or pooling than the {want} was computed for",
+        why=f"the input{came} ends in {have}, the weight is {want}x{out}; {_why(event, have, want)}",
         fix=(
             f"nn.Linear({have}, {out})   # for {target}, if {have} is C*H*W of one image in front of the flatten",
             f"nn.LazyLinear({out})   # takes the number from the first batch",
             "nn.AdaptiveAvgPool2d(...) in front of the flatten   # the same number for any image size",
         ),
         likelihood="possible" if is_unflattened(rows, have, want) or is_other_backbone(have, want) else "likely",
+    )
+
+
+def _why(event: Event, have: int, want: int) -> str:
+    maps = maps_of(have, want)
+    outer = first_input(event.live.modules[0]) if event.live and len(event.live.modules) > 1 else None
+    given = f"; the network was given {shape_text(outer.shape)}" if outer is not None and len(outer.shape) == 4 else ""
+    if maps is None:
+        return (
+            f"after convolutions this is mostly another image size or pooling than the {want} was computed for{given}"
+        )
+    channels, here, there = maps
+    return (
+        f"{have} = {channels} * {here} * {here} and {want} = {channels} * {there} * {there} would be the same channels of"
+        f" another image size{given}"
     )
 
 

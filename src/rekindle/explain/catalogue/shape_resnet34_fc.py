@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rekindle.explain.catalogue._matrices import is_other_backbone, is_unflattened
 from rekindle.explain.catalogue._modules import called, first_input, running
+from rekindle.explain.catalogue._words import attribute
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
 
@@ -46,7 +47,7 @@ def explain(event: Event) -> Iterator[Cause]:
         why=f"both are usual ends of a backbone (ResNet-18 and -34: 512, ResNet-50 and larger: 2048); the head was written"
         f" for the one with {want}",
         fix=(
-            f"model.{name} = nn.Linear(model.{name}.in_features, {out})   # reads the number from the head that it replaces",
+            f"model.{attribute(name)} = nn.Linear(model.{attribute(name)}.in_features, {out})   # reads the number from the head that it replaces",
             f"nn.Linear({have}, {out})",
         ),
     )
