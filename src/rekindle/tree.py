@@ -307,7 +307,8 @@ def distinct_nodes(value: Value) -> Iterator[Value]:
             continue
         seen.add(id(node))
         yield node
-        stack.extend(reversed(_held_by(node)))
+        if type(node) is not Tensor or node.attributes is not None or node.quantizer is not None:
+            stack.extend(reversed(_held_by(node)))
 
 
 def _held_by(node: Value) -> list[Value]:

@@ -15,6 +15,7 @@ from rekindle.formats import open_path
 from rekindle.tree import lookup
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "deepspeed"
+ENGINE = GOLDEN.parent / "deepspeed_engine"  # what the engine of 0.19.8 saved, and what its own programs made of it
 EXPECTED = {
     key: (row["dtype"], row["shape"], row["digest"])
     for key, row in json.loads((GOLDEN / "expected.json").read_text()).items()
@@ -76,6 +77,54 @@ def test_a_latest_that_leads_elsewhere_is_not_followed(tmp_path: Path, tag: str)
     (folder / "latest").write_text(tag)
     with open_path(folder) as opened:
         assert opened.format == "not-a-model"
+
+
+# --- what DeepSpeed's own engine saved ------------------------------------------------------------------------------
+
+
+def part_of(found: dict[str, tuple[str, list[int], str]], prefix: str) -> dict[str, list[object]]:
+    """Return what lies under a prefix, without it, as `expected.json` has it."""
+    return {key.removeprefix(prefix): list(row) for key, row in found.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero3", "universal"])
+def test_what_the_engine_saved_is_what_its_own_program_makes_of_it(name: str):
+    expected = json.loads((ENGINE / "expected.json").read_text())
+    with open_path(ENGINE / name) as opened:
+        assert opened.findings == ()
+        groups = lookup(lookup(opened.tree, "optimizer"), "param_groups")
+    found = values_in(ENGINE / name)
+    assert part_of(found, "module.") == expected["zero3" if name == "universal" else name]
+    moments = part_of(found, "optimizer.state.")
+    assert len(moments) == 14
+    if name != "zero1":
+        assert moments == expected["moments"]
+    assert [lookup(group, "weight_decay") for group in groups] == [0.01, 0.0]
+
+
+def test_a_universal_checkpoint_of_stage_3_needs_the_model_files_of_all_ranks_for_what_is_frozen(tmp_path: Path):
+    folder = copied(ENGINE / "universal", tmp_path / "run")
+    (folder / "step3" / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
+    with open_path(folder) as opened:
+        assert names_of(opened) == ["incomplete-tensor"]
+        assert "frozen.weight" in opened.findings[0].what
+        assert "rank 1" in opened.findings[0].why
+    assert {"module.first.weight", "module.tied.weight"} < set(values_in(folder))
+
+
+def test_a_shared_name_is_the_weight_it_shares_whatever_its_own_file_says(tmp_path: Path):
+    folder = copied(ENGINE / "universal", tmp_path / "run")
+    (folder / "step3" / "zero" / "tied.weight").mkdir()
+    torch.save(torch.zeros(15), folder / "step3" / "zero" / "tied.weight" / "fp32.pt")
+    with open_path(folder) as opened:
+        assert opened.table["module.tied.weight"].storage is opened.table["module.last.weight"].storage
+
+
+def test_a_row_shorter_than_its_shape_stays_a_row(tmp_path: Path):
+    folder = copied(ENGINE / "universal", tmp_path / "run")
+    torch.save(torch.ones(3), folder / "step3" / "zero" / "first.weight" / "fp32.pt")
+    with open_path(folder) as opened:
+        assert opened.table["module.first.weight"].shape == (3,)
 
 
 # --- missing and damaged files ---------------------------------------------------------------------------------------

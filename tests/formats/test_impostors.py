@@ -31,6 +31,16 @@ def tar_bytes() -> bytes:
     return buffer.getvalue()
 
 
+def tar_with_long_facts() -> bytes:
+    """A tar as Python writes it where a time has a fraction: a header that describes comes before the member's."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("run/model.pth")
+        info.mtime = 1.5
+        tar.addfile(info)
+    return buffer.getvalue()
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 446300608\n"
 
 CASES = {
@@ -47,6 +57,7 @@ CASES = {
         "inside is a torch.save file of the kind",
     ),
     "tar.gz": (gzip.compress(tar_bytes()), "RK-FILE-21", "a tar archive that starts with 'run/model.pth'"),
+    "tar.gz of Python": (gzip.compress(tar_with_long_facts()), "RK-FILE-21", "starts with 'run/model.pth'"),
     "bzip2": (bz2.compress(torch_bytes()), "RK-FILE-21", "bzip2; inside is a zip archive"),
     "xz": (lzma.compress(torch_bytes()), "RK-FILE-21", "xz; inside is a zip archive"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(range(1, 40)), "RK-FILE-21", "compressed with zstd"),
@@ -138,3 +149,11 @@ def test_an_archive_of_other_files_says_how_to_list_it(tmp_path: Path):
         (finding,) = opened.findings
     assert finding.what == f"{path}: a zip archive of 1 other file, no PyTorch model"
     assert finding.do.endswith(f"unzip -l {path}")
+
+
+def test_a_packed_tar_is_unpacked_as_a_tar(tmp_path: Path):
+    (tmp_path / "m.tar.gz").write_bytes(gzip.compress(tar_bytes()))
+    (tmp_path / "m.pth.gz").write_bytes(gzip.compress(torch_bytes()))
+    for name, command in (("m.tar.gz", "tar -xf"), ("m.pth.gz", "gunzip")):
+        with open_path(tmp_path / name) as opened:
+            assert opened.findings[0].do == f"{command} {tmp_path / name}"

@@ -125,6 +125,16 @@ def test_a_truncated_archive_says_how_much_of_it_is_whole(tmp_path: Path):
     assert finding.do
 
 
+def test_a_file_longer_than_its_storages_is_not_said_to_be_shorter(tmp_path: Path):
+    """Headers and paddings of many small tensors are longer than the tensors."""
+    path = tmp_path / "model.pth"
+    torch.save({str(i): torch.ones(1) for i in range(9)}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.find(b"model/data/7") - 30])
+    with open_path(path) as opened:
+        assert opened.findings[0].what.endswith("bytes; 7 of its 9 storages are whole")
+
+
 def test_a_tail_of_zeros_is_named(saved: Path):
     data = saved.read_bytes()
     saved.write_bytes(data[: len(data) // 2] + bytes(8192))

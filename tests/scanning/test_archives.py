@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import struct
+import tarfile
 import zipfile
 
 import attacks
@@ -164,3 +166,37 @@ def test_a_danger_in_a_whole_member_outlives_every_cut_behind_it(tmp_path):
     for end in range(first, len(data) + 1):
         (tmp_path / "file").write_bytes(data[:end])
         assert scan(tmp_path / "file").verdict == "dangerous", end
+
+
+def tar_of(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_a_tar_whose_last_member_is_an_archive_is_read_as_a_tar(scanned):
+    """The directory of that member stands near the end of the file, where that of a zip would."""
+    good = attacks.torch_zip(attacks.GOOD)
+    for packed in (tar_of(a=good, b=good), gzip.compress(tar_of(a=good, b=good))):
+        assert scanned(packed).verdict == "clean", scanned(packed)
+    found = scanned(gzip.compress(tar_of(a=good, b=attacks.torch_zip(attacks.evil()))))
+    assert found.verdict == "dangerous"
+    assert " > b > " in found.findings[0].where.member
+
+
+def test_a_zip_that_is_no_member_of_the_tar_in_front_of_it_is_a_second_reading(scanned):
+    good = attacks.torch_zip(attacks.GOOD)
+    found = scanned(tar_of(a=b"text") + good)
+    assert "RK-SCAN-08" in codes(found)
+    # A directory in the second member, whose entry is in the first.
+    evil = attacks.torch_zip(attacks.evil())
+    cut = evil.index(b"PK\x01\x02")
+    shifted = bytearray(evil[cut:])
+    end = shifted.rindex(b"PK\x05\x06")
+    struct.pack_into("<I", shifted, end + 16, cut + (-cut % 512) + 512)
+    found = scanned(tar_of(a=evil[:cut].ljust(cut + -cut % 512, b"\0"), b=bytes(shifted)))
+    assert found.verdict in {"dangerous", "not-analysed"}

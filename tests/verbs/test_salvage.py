@@ -84,8 +84,9 @@ RECORD = {key: PLACES[f"data/{number}"] for number, key in enumerate(ORDER)}
 PICKLE = PLACES["data.pkl"]
 
 
-def test_an_archive_cut_at_every_byte_gives_every_tensor_that_lies_in_front_of_the_cut(tmp_path):
-    for cut in range(len(ARCHIVE)):
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
+def test_an_archive_cut_at_any_byte_gives_every_tensor_that_lies_in_front_of_the_cut(tmp_path, step):
+    for cut in range(0, len(ARCHIVE), step):
         found, _ = look(written(tmp_path / "cut.pth", ARCHIVE[:cut]))
         whole = (
             {key for key, (_, end) in RECORD.items() if end <= cut or not WANTED[key]} if cut >= PICKLE[1] else set()
@@ -102,10 +103,11 @@ def turned(raw, at, chance):
     return bytes(changed)
 
 
-def test_any_single_byte_turned_costs_only_the_tensor_that_it_lies_in(tmp_path):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_any_single_byte_turned_costs_only_the_tensor_that_it_lies_in(tmp_path, step):
     """Also in the pickle, in a header, in a descriptor and in the directory: each is known twice, or mended."""
     chance = random.Random(1)
-    for at in range(len(ARCHIVE)):
+    for at in range(0, len(ARCHIVE), step):
         found, described = look(written(tmp_path / "turned.pth", turned(ARCHIVE, at, chance)))
         whole = {key for key, (start, end) in RECORD.items() if not start <= at < end}
         assert {key: data for key, (data, _) in found.items()} == {key: WANTED[key] for key in whole}, at

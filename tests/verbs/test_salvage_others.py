@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from rekindle.cli import main
 from rekindle.errors import CannotWrite, RekindleError
 from rekindle.formats._items import walk_items
 from rekindle.formats.torch_stream import read_stream
@@ -219,3 +220,46 @@ def test_tensors_behind_objects_come_out_and_doctor_names_the_cause(tmp_path, ob
     found = load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(found[key], value) for key, value in weights.items())
     assert f"{objects} objects that are no tensors" in done.findings[-1].what
+
+
+# --- folders of which files are missing
+
+
+def shards_without_the_second(tmp_path: Path) -> Path:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    weight_map = {}
+    for number in (1, 2, 3):
+        name = f"model-{number:05}-of-00003.safetensors"
+        weight_map |= dict.fromkeys((f"{number}.a", f"{number}.b"), name)
+        if number != 2:
+            (folder / name).write_bytes(safetensors_bytes({f"{number}.{x}": torch.ones(number) for x in "ab"}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def test_tensors_of_a_missing_shard_are_lost_by_name(tmp_path):
+    done = salvage(shards_without_the_second(tmp_path), tmp_path / "saved.safetensors")
+    assert {loss.key for loss in done.lost} == {"2.a", "2.b"}
+    assert done.lost[0].why == "its shard model-00002-of-00003.safetensors is missing or cannot be read"
+    assert not done.is_whole
+    assert set(load_file(tmp_path / "saved.safetensors")) == {"1.a", "1.b", "3.a", "3.b"}
+
+
+def test_digests_of_a_folder_with_missing_shards_are_not_offered(tmp_path, capsys):
+    folder = shards_without_the_second(tmp_path)
+    assert main(["verify", str(folder)]) == 1
+    assert "next: rekindle verify --record" not in capsys.readouterr().out
+
+
+def test_pieces_without_their_metadata_are_proven_and_yet_not_whole(tmp_path):
+    """Each piece is an archive with its own checksums; what the pieces were called is lost."""
+    shutil.copytree(GOLDEN / "distcp/sharded", tmp_path / "d")
+    (tmp_path / "d/.metadata").unlink()
+    done = salvage(tmp_path / "d", tmp_path / "pieces.safetensors")
+    assert done.written
+    assert all(tensor.proven for tensor in done.written)
+    assert not done.is_whole
+    (tmp_path / "other.pth").write_bytes((GOLDEN / "fsdp_ranks/two/extra_state_world_size_2_rank_0.pt").read_bytes())
+    named = salvage(tmp_path / "d", tmp_path / "named.safetensors", like=tmp_path / "other.pth")
+    assert "RK-SALV-05" in {finding.code for finding in named.findings}

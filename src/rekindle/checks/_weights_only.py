@@ -22,7 +22,7 @@ from rekindle.scanning.names import HARMLESS, OPERANDS
 from rekindle.unpickling.opcodes import OPCODES
 from rekindle.unpickling.program import Op, read_ops
 
-__all__ = ["OPERANDS", "Verdict", "allowed_globals", "judge_programs", "modern_name"]
+__all__ = ["AFTER_IMPORT", "OPERANDS", "Verdict", "allowed_globals", "judge_programs", "modern_name"]
 
 _NUMBERS = {opcode.name: opcode.code for opcode in OPCODES}
 
@@ -37,7 +37,8 @@ _ALLOWED_ON_IMPORT = frozenset(
         "torch.distributed._mesh_layout._MeshLayout",
     )
 )
-_AFTER_IMPORT = {
+# Allowed only once the module beside it has been imported.
+AFTER_IMPORT = {
     "torch._dynamo.decorators._DimRange": "torch._dynamo",
     "torch.distributed.device_mesh.DeviceMesh": "torch.distributed.tensor",
     "torch.distributed.tensor._dtensor_spec.DTensorSpec": "torch.distributed.tensor",
@@ -300,8 +301,8 @@ class _Machine:
         path = f"{module}.{name}"
         if module in _BLOCKED:
             self.stop(f"Trying to load unsupported GLOBAL {path} whose module {module} is blocked.")
-        if path in _AFTER_IMPORT:
-            _add(self.verdict.imports, _AFTER_IMPORT[path])
+        if path in AFTER_IMPORT:
+            _add(self.verdict.imports, AFTER_IMPORT[path])
         elif path not in _ALLOWED:
             _add(self.verdict.refused, path)
         self.stack.append(_Thing(path, is_name=True))

@@ -111,13 +111,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(args: argparse.Namespace, to: str | None) -> Conversion:
+    import shlex
+
     from rekindle.errors import CannotWrite
     from rekindle.verbs.average import average_files
 
     if args.output is None or args.source is not None:
+        files = [*([args.source] if args.source is not None else []), *args.average]
         raise CannotWrite(
             "--average takes all files to read, and -o the one to write",
-            do=f"rekindle convert --average {' '.join(args.average)} -o MEAN.pth",
+            do=f"rekindle convert --average {shlex.join(files)} -o {args.output or 'MEAN.pth'}",
         )
     unused = ("only", "drop", "strip", "rename", "add", "data_only", "untie", "slim", "values")
     asked = [f"--{name.replace('_', '-')}" for name in unused if getattr(args, name)]

@@ -142,7 +142,7 @@ def _print(found: Verification, *, recorded: bool) -> None:
         print(f"recorded: {escape(record_path(found.path), 400)}")
     if not found.is_whole and os.path.isfile(found.path):
         print(f"next: rekindle salvage {path}")
-    elif found.unverifiable and not recorded and found.format not in {"run", "snapshot"}:
+    elif found.is_whole and found.unverifiable and not recorded and found.format not in {"run", "snapshot"}:
         print(f"next: rekindle verify --record {path}")
 
 

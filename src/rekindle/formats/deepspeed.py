@@ -9,11 +9,13 @@ the trainable parameters in float32, flat, a partition per rank:
 
 so each parameter is a row of ranges in the ranks' files, and nothing is copied. The optimizer's moments lie the same
 way and are listed where they are as long as the parameters. Universal checkpoints (``zero/<parameter>/fp32.pt``) hold
-one tensor per file. With tensor parallelism every ``mp_rank`` is a model of its own here: joining them takes the
-model's rules, which no file holds.
+one tensor per file; those made of stage 3 hold it as one row, and the model files of all ranks beside it, whose
+pieces of frozen parameters are not joined. With tensor parallelism every ``mp_rank`` is a model of its own here:
+joining them takes the model's rules, which no file holds.
 
-Facts: DeepSpeed 0.16 `deepspeed/utils/zero_to_fp32.py`, `runtime/engine.py` (names of files),
-`checkpoint/ds_to_universal.py`. The layout is theirs, the code is not.
+Facts: DeepSpeed 0.16 and 0.19.8 `deepspeed/utils/zero_to_fp32.py`, `runtime/engine.py` (names of files),
+`checkpoint/ds_to_universal.py`; compared with what these programs give on folders that its engine saved. The layout is
+theirs, the code is not.
 """
 
 from __future__ import annotations
@@ -243,7 +245,7 @@ class _Partitions:
                 "copy it from the node of rank 0",
             )
         plan = self.plan_stage3(shapes, world) if stage == 3 else self.plan_stage2(shapes, flats, world)
-        module = self.module_of(models, shapes, plan, flats, world, stage)
+        module = self.module_of(models, shapes, plan, flats, world, in_pieces=stage == 3)
         self.report_lost(missing)
         pairs: list[tuple[Value, Value]] = [("module", module)]
         moments = self.moments_of(optimizers, shapes, plan)
@@ -380,9 +382,23 @@ class _Partitions:
         plan: Mapping[str, _Slice],
         flats: Mapping[int, list[Tensor]],
         world: int,
-        stage: int,
+        *,
+        in_pieces: bool,
     ) -> Map:
         """Return buffers, frozen and trainable parameters, and names that share one of them."""
+        model = next((tree for tree in models.values() if tree is not None), None)
+        values = self.untrained(models, world, in_pieces=in_pieces)
+        for row in shapes:
+            for name, shape in row:
+                where = plan.get(name)
+                values[name] = self.gathered(f"module.{name}", shape, where, flats, "float32", parameter=True)
+        for alias, source in text_pairs(lookup(model, "shared_params")):
+            if isinstance(source, str) and source in values:
+                values[alias] = values[source]
+        return Map(list(values.items()), "OrderedDict")
+
+    def untrained(self, models: Mapping[int, Value], world: int, *, in_pieces: bool) -> dict[str, Value]:
+        """Return what the model files have beyond the trainable parameters: buffers and frozen parameters."""
         model = next((tree for tree in models.values() if tree is not None), None)
         values: dict[str, Value] = {}
         buffers = lookup(model, "buffer_names")
@@ -392,21 +408,13 @@ class _Partitions:
                 values[name] = weights[name]
         for name, value in text_pairs(lookup(model, "frozen_param_shapes")):
             shape = shape_of(value, self.folder.limits)
-            frozen = self.frozen(name, shape, models, world, stage) if shape is not None else None
+            frozen = self.frozen(name, shape, models, world, in_pieces=in_pieces) if shape is not None else None
             if frozen is not None:
                 values[name] = frozen
-        for row in shapes:
-            for name, shape in row:
-                where = plan.get(name)
-                values[name] = self.gathered(f"module.{name}", shape, where, flats, "float32", parameter=True)
-        shared = lookup(model, "shared_params")
-        for alias, source in text_pairs(shared):
-            if isinstance(source, str) and source in values:
-                values[alias] = values[source]
-        return Map(list(values.items()), "OrderedDict")
+        return values
 
     def frozen(
-        self, name: str, shape: tuple[int, ...], models: Mapping[int, Value], world: int, stage: int
+        self, name: str, shape: tuple[int, ...], models: Mapping[int, Value], world: int, *, in_pieces: bool
     ) -> Tensor | None:
         """Return a parameter that is not trained: whole in the model file, in stage 3 a piece in each of them."""
         fragments = {
@@ -414,7 +422,7 @@ class _Partitions:
             for rank, tree in models.items()
             if isinstance(fragment := lookup(lookup(tree, "frozen_param_fragments"), name), Tensor)
         }
-        if stage != 3:
+        if not in_pieces:
             return next(iter(fragments.values()), None)
         if not fragments:
             return None
@@ -481,17 +489,10 @@ class _Partitions:
         plan: Mapping[str, _Slice],
     ) -> Map | None:
         """Return name of a parameter -> its state, where the optimizer's state is flat as the weights are."""
-        states = {
-            rank: self.states_of(lookup(lookup(tree, "optimizer_state_dict"), "base_optimizer_state"))
-            for rank, tree in optimizers.items()
-            if tree is not None
-        }
+        states = {rank: self.states_of(_base_state(tree)) for rank, tree in optimizers.items() if tree is not None}
         states = {rank: state for rank, state in states.items() if state}
         if not states:
-            if any(
-                lookup(lookup(tree, "optimizer_state_dict"), "base_optimizer_state") is not None
-                for tree in optimizers.values()
-            ):
+            if any(_base_state(tree) is not None for tree in optimizers.values()):
                 self.folder.add(
                     "RK-FILE-51",
                     "not-listed",
@@ -512,7 +513,7 @@ class _Partitions:
         if not table:
             return None
         pairs: list[tuple[Value, Value]] = [("state", Map([(name, Map(row)) for name, row in table.items()]))]
-        first = lookup(lookup(next(iter(optimizers.values())), "optimizer_state_dict"), "base_optimizer_state")
+        first = next(state for tree in optimizers.values() if (state := _base_state(tree)) is not None)
         groups = [Map([pair for pair in text_pairs(group) if pair[0] not in kinds]) for group in _groups_of(first)]
         if any(group.pairs for group in groups):
             pairs.append(("groups", list(groups)))  # the counters of a group, such as `step`
@@ -535,6 +536,13 @@ class _Partitions:
     def rest_of(self, model: Value) -> list[tuple[Value, Value]]:
         """Return what else the model file holds: counters, schedulers, what the user added."""
         return [(name, value) for name, value in text_pairs(model) if name not in _CONSUMED and value is not None]
+
+
+def _base_state(tree: Value) -> Value:
+    """Return the state of the optimizer that DeepSpeed wraps; stage 3 has it under the name of the whole."""
+    state = lookup(tree, "optimizer_state_dict")
+    found = lookup(state, "base_optimizer_state")
+    return found if found is not None else lookup(state, "optimizer_state_dict")
 
 
 def _groups_of(state: Value) -> list[Value]:
@@ -629,36 +637,44 @@ def _read_universal(folder: Folder, names: Sequence[str], facts: dict[str, objec
             "the conversion to a universal checkpoint stopped early, or files were not copied",
             key=without[0],
         )
-    model = next((name for name in names if _MODEL.match(name)), None)
-    opened = folder.open(model) if model is not None else None
-    rest: list[tuple[Value, Value]] = []
-    if opened is not None and opened.listed:
-        _add_untrained(opened.tree, weights)
-        rest = [(name, value) for name, value in text_pairs(opened.tree) if name not in _CONSUMED and value is not None]
-    pairs: list[tuple[Value, Value]] = [("module", Map(weights, "OrderedDict"))]
-    if states:
-        pairs.append(("optimizer", Map([("state", Map(states))])))
-    return Map([*pairs, *rest])
-
-
-def _add_untrained(model: Value, weights: list[tuple[Value, Value]]) -> None:
-    """Add what a model file has beyond the trainable parameters: buffers, frozen parameters, shared names."""
+    group = _Group({int(found[1] or 0): name for name in names if (found := _MODEL.match(name))})
+    parts = _Partitions(folder, group, facts)
+    models = {rank: parts.tree_of(name) for rank, name in sorted(group.models.items())}
+    model = next((tree for tree in models.values() if tree is not None), None)
+    in_pieces = any(name.startswith("zero_pp_rank_") for name in group.models.values())
+    if in_pieces:
+        shapes = dict(pair for row in parts.shapes_of(model) for pair in row)
+        weights = [(name, _shaped(value, shapes.get(str(name)))) for name, value in weights]
+        states = [
+            (name, Map([(kind, _shaped(value, shapes.get(str(name)))) for kind, value in text_pairs(state)]))
+            for name, state in states
+        ]
     known = dict(weights)
-    held = dict(text_pairs(lookup(model, "module")))
-    buffers = lookup(model, "buffer_names")
-    found: list[tuple[str, Value]] = [
-        (name, held[name])
-        for name in (buffers if isinstance(buffers, (list, tuple)) else ())
-        if isinstance(name, str) and name in held
-    ]
-    found.extend(text_pairs(lookup(model, "frozen_param_fragments")))
-    for name, value in found:
-        if name not in known:
-            known[name] = value
-            weights.append((name, value))
+    world = max(number_of(lookup(model, "dp_world_size")) or 1, max(models, default=0) + 1)
+    for name, value in parts.untrained(models, min(world, _MAX_RANKS), in_pieces=in_pieces).items():
+        known.setdefault(name, value)
+    parts.report_lost([rank for rank in range(min(world, _MAX_RANKS)) if in_pieces and models.get(rank) is None])
     for alias, source in text_pairs(lookup(model, "shared_params")):
-        if isinstance(source, str) and source in known and alias not in known:
-            weights.append((alias, known[source]))
+        if isinstance(source, str) and source in known:
+            # Made of stages 1 and 2, the alias has a file too: of the model file's 16 bits, not of the float32 weights.
+            known[alias] = known[source]
+    pairs: list[tuple[Value, Value]] = [("module", Map(list(known.items()), "OrderedDict"))]
+    optimizer: list[tuple[Value, Value]] = [("state", Map(states))] if states else []
+    if "optimizer_state.pt" in _names(os.path.join(folder.path, "zero")):
+        groups = lookup(parts.tree_of("zero/optimizer_state.pt"), "param_groups")
+        optimizer.extend([("param_groups", groups)] if groups is not None else [])
+    if optimizer:
+        pairs.append(("optimizer", Map(optimizer)))
+    return Map([*pairs, *parts.rest_of(model)])
+
+
+def _shaped(value: Value, shape: tuple[int, ...] | None) -> Value:
+    """Return a tensor that was written as one row, perhaps padded at the end, in its shape."""
+    if not isinstance(value, Tensor) or shape is None or len(value.shape) != 1 or value.stride != (1,):
+        return value
+    if value.shape[0] < element_count(shape):
+        return value
+    return Tensor(value.storage, value.dtype, value.offset, shape, contiguous_stride(shape))
 
 
 def _parameter_of(value: Value) -> Value:

@@ -111,6 +111,9 @@ def _read(path: str, index: str | None, limits: Limits, *, given: str) -> Opened
         entries, pairs, found_in = _read_shards(folder, shards, weight_map)
         if readable and index is not None:
             _compare(folder, index, weight_map, found_in)
+            absent = {key: file for key, file in weight_map.items() if key not in found_in}
+            if absent:
+                facts["absent"] = absent
             if set(weight_map.values()) <= set(found_in.values()):
                 _compare_size(folder, index, facts, entries)
         opened = opened_folder(

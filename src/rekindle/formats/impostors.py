@@ -130,6 +130,10 @@ _COMPRESSED: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
+_TAR = "a tar archive"
+_PEEKED = 4096
+
+
 def _compressed(source: Source, head: bytes) -> Finding | None:
     for magic, kind, command in _COMPRESSED:
         if head.startswith(magic):
@@ -139,7 +143,7 @@ def _compressed(source: Source, head: bytes) -> Finding | None:
                 "compressed-file",
                 f"{source.path}: compressed with {kind}" + (f"; inside is {inside}" if inside else ""),
                 "it was packed after saving; torch.load does not unpack",
-                f"{command} {source.path}",
+                f"{'tar -xf' if inside.startswith(_TAR) else command} {source.path}",
             )
     return None
 
@@ -152,15 +156,15 @@ def _peek(source: Source, kind: str) -> str:
         if kind == "gzip":
             import zlib  # noqa: PLC0415
 
-            first = zlib.decompressobj(31).decompress(data, 1024)
+            first = zlib.decompressobj(31).decompress(data, _PEEKED)
         elif kind == "bzip2":
             import bz2  # noqa: PLC0415
 
-            first = bz2.BZ2Decompressor().decompress(data, 1024)
+            first = bz2.BZ2Decompressor().decompress(data, _PEEKED)
         elif kind == "xz":
             import lzma  # noqa: PLC0415
 
-            first = lzma.LZMADecompressor(memlimit=64 * 1024**2).decompress(data, 1024)
+            first = lzma.LZMADecompressor(memlimit=64 * 1024**2).decompress(data, _PEEKED)
     except Exception:  # noqa: BLE001 - zlib, bz2, lzma and their absence each have an error of their own; a peek may fail
         return ""
     return _name_of_content(first)
@@ -176,21 +180,32 @@ def _name_of_content(head: bytes) -> str:
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
         return "probably a safetensors file"
     if head[257:262] == b"ustar":
-        name = head[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
-        return f"a tar archive that starts with {name!r}"
+        return f"{_TAR} that starts with {_first_name(head)!r}"
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return "a pickle"
     return ""
 
 
+def _first_name(head: bytes) -> str:
+    """Return the name of the first member of a tar archive; headers that only describe the next one are passed over."""
+    at = 0
+    while head[at + 156 : at + 157] in {b"x", b"g", b"L"} and at + 1024 <= len(head):
+        digits = head[at + 124 : at + 136].strip(b" \0")
+        size = int(digits, 8) if digits.isdigit() and not digits.strip(b"01234567") else 0
+        if at + 512 + -(-size // 512) * 512 + 512 > len(head):
+            break
+        at += 512 + -(-size // 512) * 512
+    return head[at : at + 100].split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
 def _tar(source: Source, head: bytes) -> Finding | None:
     if head[257:262] != b"ustar":
         return None
-    name = head[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
+    name = _first_name(head)
     return _error(
         "RK-FILE-21",
         "compressed-file",
-        f"{source.path}: a tar archive that starts with {name!r}",
+        f"{source.path}: {_TAR} that starts with {name!r}",
         "it was packed after saving; torch.load does not unpack",
         f"tar -xf {source.path}",
     )

@@ -347,9 +347,11 @@ def _read_cut_archive(source: Source, limits: Limits, findings: list[Finding]) -
             whole += complete and name.partition("/")[2].startswith("data/")
     total = sum(storages.values())
     what = f"{source.path}: the archive ends before its directory"
-    if storages:
+    if storages and total > at_end:
         what += f"; found {at_end:,} bytes, its {len(storages):,} storages alone need {total:,}"
         what += f"; {whole:,} of them are whole"
+    elif storages:
+        what += f"; found {at_end:,} bytes; {whole:,} of its {len(storages):,} storages are whole"
     else:
         what += f"; found {at_end:,} bytes"
     zeros = _zero_tail(source)

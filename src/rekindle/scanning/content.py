@@ -13,6 +13,7 @@ from rekindle.finding import Severity
 from rekindle.scanning.programs import follow, follow_all, is_plausible, report_program
 from rekindle.scanning.report import NESTING, Report, View
 from rekindle.scanning.trace import Trace
+from rekindle.unpickling.opcodes import BY_CODE
 
 __all__ = ["Role", "scan_bytes", "scan_content"]
 
@@ -53,6 +54,8 @@ def scan_content(view: View, report: Report, role: Role) -> str:
                 "looking on is bounded, so that a file cannot keep a scan busy for ever",
             )
         return "unknown"
+    if role is Role.RAW and BY_CODE[head[0]] is None:  # no program begins so, and there may be 100,000 of them
+        return _scan_container(view, head, report, role) or "raw"
     first = follow(view, 0, report)
     kind = _scan_container(view, head, report, role)
     if kind:
@@ -75,16 +78,20 @@ def _scan_container(view: View, head: bytes, report: Report, role: Role) -> str:
     """Look at it as the container that it is; empty where it is none."""
     from rekindle.scanning.archives import find_archive, scan_archive  # noqa: PLC0415 - they call each other
 
+    # They call this module.
+    from rekindle.scanning.packed import is_tar, scan_compressed, scan_tar  # noqa: PLC0415
+
+    # The last member of a tar may be a zip, whose directory then stands near the end of the tar; it is found there.
+    if role is not Role.RAW and is_tar(head, view.size):
+        return scan_tar(view, head, report)
     end = find_archive(view, head, thorough=role is not Role.RAW)
     if end is not None:
         return scan_archive(view, end, report)
     if role is Role.RAW:
         return ""
-    # They call this module.
     from rekindle.scanning.arrays import scan_npy, scan_safetensors  # noqa: PLC0415
-    from rekindle.scanning.packed import scan_compressed, scan_tar  # noqa: PLC0415
 
-    for scanner in (scan_tar, scan_compressed, scan_npy, scan_safetensors):
+    for scanner in (scan_compressed, scan_npy, scan_safetensors):
         kind = scanner(view, head, report)
         if kind:
             return kind

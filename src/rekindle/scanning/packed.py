@@ -9,7 +9,7 @@ from __future__ import annotations
 from rekindle.errors import UnreadableFile
 from rekindle.scanning.report import Report, View
 
-__all__ = ["inflate_raw", "is_compressed", "scan_compressed", "scan_tar", "unpack_bzip2"]
+__all__ = ["inflate_raw", "is_compressed", "is_tar", "scan_compressed", "scan_tar", "unpack_bzip2"]
 
 _BLOCK = 512
 _PIECE = 1024 * 1024
@@ -133,14 +133,20 @@ def _run(machine: object, view: View, report: Report) -> tuple[bytes, int, str]:
 # ---- tar
 
 
+def is_tar(head: bytes, size: int) -> bool:
+    """Tell whether so many bytes begin with the header of a tar archive's member."""
+    return size >= _BLOCK and _is_header(head[:_BLOCK])
+
+
 def scan_tar(view: View, head: bytes, report: Report) -> str:
-    """Look at the members of a tar archive; returns its kind, empty where it is none."""
+    """Look at the members of a tar archive and at what follows them; returns its kind, empty where it is none."""
     from rekindle.scanning.content import Role, scan_content  # noqa: PLC0415 - they call each other
 
-    if view.size < _BLOCK or not _is_header(head[:_BLOCK]):
+    if not is_tar(head, view.size):
         return ""
     at = 0
     names: list[str] = []
+    starts: set[int] = set()
     while at + _BLOCK <= view.size:
         header = view.data.read(at, _BLOCK)
         if not any(header):
@@ -171,9 +177,28 @@ def scan_tar(view: View, head: bytes, report: Report) -> str:
             else:
                 scan_content(view.inside(name, content.data), report, Role.MEMBER)
         names.append(name)
+        starts.add(at + _BLOCK)
         at += _BLOCK + -(-size // _BLOCK) * _BLOCK
     _scan_behind(view, at, report)
+    _scan_zip_reading(view, starts, head, report)
     return "torch-tar" if {"sys_info", "storages"} <= set(names) else "tar"
+
+
+def _scan_zip_reading(view: View, starts: set[int], head: bytes, report: Report) -> None:
+    """Look at the zip that a reader finds from the end of a tar, unless it is one of its members."""
+    from rekindle.scanning.archives import find_archive, scan_archive  # noqa: PLC0415 - they call each other
+
+    end = find_archive(view, head, thorough=True)
+    if end is None or end.shift in starts:
+        return
+    report.unreadable(
+        "RK-SCAN-08",
+        "two-readings",
+        "the bytes are a tar archive and, read from their end, a zip archive that is none of its members",
+        view.where(end.shift),
+        "files with two readings are made to show one thing to a scanner and another to a loader",
+    )
+    scan_archive(view, end, report)
 
 
 def _scan_behind(view: View, at: int, report: Report) -> None:

@@ -159,24 +159,34 @@ class _Tracer:
 
     def run(self) -> Value:
         data, result, most = self.data, self.result, self.limits.opcodes
-        size = len(data)
+        size, rows = len(data), _ROWS
         while True:
             at = self.at
             if at >= size:
                 raise _RunsOut
-            opcode = BY_CODE[data[at]]
-            if opcode is None:
+            row = rows[data[at]]
+            if row is None:
                 raise _Ends(f"there is no opcode {data[at]:#04x}")
+            name, reads, layout, step, is_known = row
             if result.opcodes >= most:
                 raise _Limit(f"more than {most:,} opcodes", "opcodes")
             result.opcodes += 1
             if not result.opcodes & 0xFFF:
                 self.check_sizes()
-            if opcode.name not in OPERANDS and result.refused is None:
-                result.refused = opcode.name, at
+            if not is_known and result.refused is None:
+                result.refused = name, at
             # A large file is millions of these lines: what needs no reading is not asked for.
-            argument, self.after = (None, at + 1) if opcode.reads == "nothing" else self.argument(opcode.reads, at + 1)
-            step = _STEPS.get(opcode.name)
+            argument: object = None
+            if reads == "nothing":
+                self.after = at + 1
+            elif layout is not None:
+                try:
+                    argument = layout[0](data, at + 1)[0]
+                except (IndexError, StructError):
+                    raise _RunsOut from None
+                self.after = at + 1 + layout[1]
+            else:
+                argument, self.after = self.argument(reads, at + 1)
             if step is None:  # STOP
                 value = self.pop()
                 self.at = self.after
@@ -192,12 +202,7 @@ class _Tracer:
     # ---- arguments, read as the laxer of the two unpicklers does
 
     def argument(self, reads: str, at: int) -> tuple[object, int]:
-        if reads == "nothing":
-            return None, at
-        layout = _FIXED.get(reads)
         try:
-            if layout is not None:
-                return layout[0](self.data, at)[0], at + layout[1]
             if reads in _COUNTED:
                 unpack, width = _COUNTED[reads]
                 count = unpack(self.data, at)[0]
@@ -335,7 +340,8 @@ def _byte(data: bytes, at: int) -> tuple[int]:
     return (data[at],)
 
 
-_FIXED: dict[str, tuple[Callable[[bytes, int], tuple[int | float, ...]], int]] = {
+_Layout = tuple[Callable[[bytes, int], tuple[int | float, ...]], int]
+_FIXED: dict[str, _Layout] = {
     "uint1": (_byte, 1), "uint2": (_UINT2, 2), "uint4": (_UINT4, 4), "uint8": (_UINT8, 8), "int4": (_INT4, 4),
     "float8": (_FLOAT8, 8),
 }  # fmt: skip
@@ -805,3 +811,13 @@ def _listed(values: tuple[Value, ...] | list[Value], room: int, depth: int) -> s
         parts.append(_described(value, room, depth))
         room -= len(parts[-1]) + 2
     return ", ".join(parts)
+
+
+# By the opcode's byte: its name, how its argument is read, the reader of one of fixed width, what it does (nothing for
+# STOP), and whether `weights_only` knows it.
+_ROWS: list[tuple[str, str, _Layout | None, _Step | None, bool] | None] = [
+    None
+    if opcode is None
+    else (opcode.name, opcode.reads, _FIXED.get(opcode.reads), _STEPS.get(opcode.name), opcode.name in OPERANDS)
+    for opcode in BY_CODE
+]

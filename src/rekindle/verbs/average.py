@@ -167,7 +167,11 @@ def _put_means(jobs: Sequence[_Job]) -> None:
             "averaged-as-asked",
             Severity.NOTE,
             f"{len(wanted):,} tensors are the mean of {len(jobs):,} files"
-            + (f"; {left:,} others and all plain values are those of {last.source}" if left else ""),
+            + (
+                f"; {left:,} {'other' if left == 1 else 'others'} and all plain values are those of {last.source}"
+                if left
+                else ""
+            ),
             why="added in float32 one after another (float64 where one of them is), divided once, rounded to nearest",
         )
     )

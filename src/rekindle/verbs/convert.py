@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -1086,7 +1087,7 @@ def _damaged(source: str, member: str, promised: int, found: int) -> UnreadableF
     return UnreadableFile(
         f"{source}: {member} is damaged: its CRC-32 is {found:08x}, the archive says {promised:08x}",
         why="bytes changed after the file was written: a bad disk, or a bad copy; torch.load does not look",
-        do="get the file again from its source",
+        do=f"get the file again from its source, or save what is whole: rekindle salvage {shlex.quote(source)}",
         code="RK-CONV-09",
     )
 

@@ -22,7 +22,7 @@ from rekindle.gather import gather
 from rekindle.limits import DEFAULT_LIMITS, Limits
 from rekindle.listing import table_of
 from rekindle.opened import Opened
-from rekindle.salvaging import Fate, Wreck
+from rekindle.salvaging import Fate, Gone, Wreck
 from rekindle.source import ByteRange, Source
 from rekindle.store.atomic import write_beside
 from rekindle.tensors import Storage, TensorEntry, TensorTable
@@ -189,7 +189,18 @@ def find_whole(
         OSError: it is missing or may not be read.
     """
     if os.path.isdir(path):
-        return _listed(open_path(path, limits), limits, keep_damaged=keep_damaged)
+        pieces = _listed(open_path(path, limits), limits, keep_damaged=keep_damaged)
+        if like is not None and pieces.described in _NAMELESS:
+            pieces.findings.append(
+                Finding(
+                    "RK-SALV-05",
+                    "like-does-not-fit",
+                    Severity.WARNING,
+                    f"{like}: not used; the pieces of a folder are not named after another file's tensors",
+                    why="they come in an order of their own, and two of one size could not be told apart",
+                )
+            )
+        return pieces
     source = Source(path)
     try:
         wreck = _explore(source, path, limits, keep_damaged=keep_damaged)
@@ -311,6 +322,11 @@ def _listed(opened: Opened, limits: Limits, *, keep_damaged: bool = False) -> Wr
     wreck = Wreck(opened.path, opened.format, opened.size_bytes, opened.tree)
     wreck.findings = list(opened.findings)
     wreck.close_files = opened.close
+    absent = opened.facts.get("absent")
+    if isinstance(absent, dict):
+        wreck.gone.extend(Gone(key, f"its shard {file} is missing or cannot be read") for key, file in absent.items())
+    if any(finding.name == "missing-metadata" and finding.severity is Severity.ERROR for finding in opened.findings):
+        wreck.described = "lost"
     _compare_members(opened, wreck, limits, keep_damaged=keep_damaged)
     return wreck
 
@@ -332,7 +348,7 @@ def _compare_members(opened: Opened, wreck: Wreck, limits: Limits, *, keep_damag
         if not isinstance(data, ByteRange):
             continue
         member = promised.get((id(data.source), data.offset))
-        if member is None and promised:
+        if member is None and (promised or opened.format == "distcp"):
             _compare_behind(storage, data, wreck, keep_damaged=keep_damaged)
             continue
         if member is None or not member.crc32 or member.data.size != data.size:
@@ -486,8 +502,8 @@ class _Rescue:
                 "RK-SALV-08",
                 "damaged-tensors-kept",
                 Severity.WARNING,
-                f"{len(damaged):,} tensors are written although their checksums are wrong: {', '.join([*damaged][:4])}"
-                + (" ..." if len(damaged) > 4 else ""),
+                f"{len(damaged):,} {'tensor is' if len(damaged) == 1 else 'tensors are'} written although the checksum "
+                f"is wrong: {', '.join([*damaged][:4])}" + (" ..." if len(damaged) > 4 else ""),
                 why="that was asked for; some of their numbers are not those that were saved, nobody knows which",
             )
         )

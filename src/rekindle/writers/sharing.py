@@ -41,7 +41,7 @@ def dragged_storages(tree: Value) -> list[Dragged]:
     for node in distinct_nodes(tree):
         if isinstance(node, StorageRef):
             whole.add(id(node.storage))
-        elif isinstance(node, Tensor) and node.storage.data is not None:
+        elif isinstance(node, Tensor) and node.storage.data is not None and node.storage.size_bytes >= _NEEDLESS_BYTES:
             itemsize = DTYPES[node.dtype].itemsize
             start = node.offset * itemsize
             end = start + span_of(node.shape, node.stride) * itemsize
