@@ -31,18 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Report; 0 everything fits, 1 something does not, 2 could not."""
-    from rekindle.errors import ConfigError, StateMismatch
+    from rekindle.cli._pictures import arguments_of
+    from rekindle.errors import StateMismatch
     from rekindle.factories import UserCodeFailed, model_from
     from rekindle.tune.fit import fit
 
     try:
-        arguments = json.loads(args.arguments)
-    except ValueError as error:
-        raise ConfigError(f"--arguments is no JSON: {error}", do="such as --arguments '{\"classes\": 2}'") from None
-    if not isinstance(arguments, dict):
-        raise ConfigError("--arguments is not an object", do="such as --arguments '{\"classes\": 2}'")
-    try:
-        model = model_from(args.factory, arguments)
+        model = model_from(args.factory, arguments_of(args.arguments))
     except UserCodeFailed as error:
         print(error.trace, file=sys.stderr)
         raise

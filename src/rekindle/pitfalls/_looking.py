@@ -19,7 +19,6 @@ __all__ = [
     "labels_of",
     "layers_of",
     "own_generators",
-    "plain_model",
     "sampler_of",
     "samples_of",
     "shared_samples",
@@ -30,17 +29,6 @@ __all__ = [
 _MOST_LABELS = 10_000_000
 _MOST_ROWS = 200_000
 _DROPOUTS = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts; torch has no public one
-
-
-def plain_model(model: nn.Module) -> nn.Module:
-    """Return a model without DistributedDataParallel, DataParallel and torch.compile around it."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def layers_of(model: nn.Module) -> tuple[Layer, ...]:

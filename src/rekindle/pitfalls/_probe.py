@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from rekindle.bare_model import bare_model
 from rekindle.finding import Finding
 from rekindle.pitfalls import find_pitfalls, pitfall_modules
 from rekindle.pitfalls._graph import describe_loss
@@ -25,7 +26,6 @@ from rekindle.pitfalls._looking import (
     groups_of,
     held_by,
     layers_of,
-    plain_model,
     samples_of,
     state_elsewhere,
     weights_of,
@@ -107,7 +107,7 @@ def check(
     if not isinstance(model, nn.Module):
         raise TypeError(f"rk.check(model, ...): a torch.nn.Module, not {type(model).__name__}")
     inputs, named, target = _parts_of(batch)
-    plain = plain_model(model)
+    plain = bare_model(model)
     extra = [loss_fn] if isinstance(loss_fn, nn.Module) else []
     names = {id(parameter): name for name, parameter in plain.named_parameters()}
     held = None if optimizer is None else held_by([optimizer])

@@ -32,6 +32,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
+from rekindle.bare_model import bare_model
 from rekindle.finding import Severity
 from rekindle.pitfalls import find_pitfalls
 from rekindle.pitfalls._graph import added_up, describe_loss
@@ -39,7 +40,6 @@ from rekindle.pitfalls._looking import (
     groups_of,
     held_by,
     layers_of,
-    plain_model,
     sampler_of,
     samples_of,
     shared_samples,
@@ -179,7 +179,7 @@ class Watch:
         halves = run._updater.weights is not None  # noqa: SLF001 - as above: optimizers then hold copies
         tracked = run._tracked  # noqa: SLF001 - as above
         return {
-            name: plain_model(value)
+            name: bare_model(value)
             for name, value in tracked.items()
             if isinstance(value, nn.Module)
             and not isinstance(value, AveragedModel)

@@ -22,14 +22,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from rekindle.bare_model import bare_model
 from rekindle.errors import ConfigError, RunError, StateMismatch
 from rekindle.keys import canonical_key, near_names
 from rekindle.parallel.fsdp import is_sharded_module, show_parts
 from rekindle.run.half_weights import without_casts
 
 __all__ = ["Average", "average", "copy_weights"]
-
-_WRAPPERS = ("module", "_orig_mod")  # what DataParallel and DDP, and torch.compile, call the model inside
 
 
 class Average(nn.Module):
@@ -46,7 +45,7 @@ class Average(nn.Module):
     ) -> None:
         """Copy the model as it is."""
         super().__init__()
-        source = _unwrapped(model)
+        source = bare_model(model)
         if any(nn.parameter.is_lazy(tensor) for tensor in [*source.parameters(), *source.buffers()]):
             raise RunError(
                 "rk.average: the model has parameters without a shape yet",
@@ -248,18 +247,6 @@ def _is_tensor(value: object) -> bool:
 def _nearest(key: str, there: Mapping[str, object], here: Mapping[str, object]) -> str:
     near = near_names(key, [name for name in there if name not in here], 1)
     return f"; nearest: {near[0]}" if near else ""
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside wrappers of torch's own."""
-    while type(model).__module__.startswith("torch."):
-        inside = next(
-            (getattr(model, name) for name in _WRAPPERS if isinstance(getattr(model, name, None), nn.Module)), None
-        )
-        if inside is None:
-            break
-        model = inside
-    return model
 
 
 @torch.no_grad()

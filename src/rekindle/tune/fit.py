@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from rekindle.bare_model import bare_model
 from rekindle.errors import ConfigError, StateMismatch
 from rekindle.formats import open_path
 from rekindle.keys import near_names, plain_keys
@@ -319,7 +320,7 @@ def _fit(
     notes = list(matched.notes)
     rows = [_with_near(row, {row.key: row.shape for row in unexpected}) for row in rows]
     report = FitReport(
-        source, found.taken, type(_bare(model)).__name__, tuple(rows), unexpected, tuple(notes), matched.confidence
+        source, found.taken, type(bare_model(model)).__name__, tuple(rows), unexpected, tuple(notes), matched.confidence
     )
     if not report.loaded:
         raise _nothing_fits(report, shapes, wanted)
@@ -488,15 +489,6 @@ def _dtype_of(value: torch.Tensor | Tensor | SparseTensor) -> str:
     if isinstance(value, SparseTensor):
         return _dtype_of(value.parts["values"]) if "values" in value.parts else ""
     return str(value.dtype).removeprefix("torch.")
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    while hasattr(model, "_orig_mod") or type(model).__name__ in {"DataParallel", "DistributedDataParallel"}:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
-    return model
 
 
 def plain_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:

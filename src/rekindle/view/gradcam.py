@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rekindle.bare_model import bare_model
 from rekindle.errors import ConfigError
 from rekindle.keys import near_names
 from rekindle.tune.named import modules_by_key
-from rekindle.view.passes import bare, hooked, in_eval, place_of
+from rekindle.view.passes import hooked, in_eval, place_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,7 +98,7 @@ def grad_cam(
         print(cam)
         cam.overlay(picture_shown).save("cam.png")
     """
-    model = bare(model)
+    model = bare_model(model)
     device, dtype = place_of(model)
     if picture.dim() not in {3, 4}:
         raise ConfigError(f"grad_cam: a picture is (C, H, W) or (B, C, H, W), not {tuple(picture.shape)}")

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rekindle.bare_model import bare_model
 from rekindle.errors import ConfigError
 from rekindle.keys import canonical_key
-from rekindle.view.passes import arguments_of, bare, hooked, in_eval, mapped, place_of, untouched
+from rekindle.view.passes import arguments_of, hooked, in_eval, mapped, place_of, untouched
 from rekindle.view.summary import Layer
 
 __all__ = ["measure"]
@@ -81,7 +82,7 @@ def measure(model: nn.Module, inputs: Any) -> tuple[list[Layer], str, int, list[
     Raises:
         ConfigError: the model does not take the inputs, or has layers without sizes.
     """
-    whole, model = model, bare(model)
+    whole, model = model, bare_model(model)
     notes: list[str] = []
     lazy = [canonical_key(key) for key, value in model.named_parameters() if _is_lazy(value)]
     if inputs is None:

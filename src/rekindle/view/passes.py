@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 from rekindle.errors import ConfigError
-from rekindle.tune.fit import _bare as bare  # the one place that knows the wrappers
 
-__all__ = ["Arguments", "arguments_of", "bare", "hooked", "in_eval", "mapped", "place_of", "untouched"]
+__all__ = ["Arguments", "arguments_of", "hooked", "in_eval", "mapped", "place_of", "untouched"]
 
 Arguments: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 

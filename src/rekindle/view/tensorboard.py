@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rekindle.bare_model import bare_model
 from rekindle.errors import ConfigError
 from rekindle.keys import canonical_key
 from rekindle.selection import Choice
 from rekindle.view.labels import check_labels
-from rekindle.view.passes import arguments_of, bare, place_of, untouched
+from rekindle.view.passes import arguments_of, place_of, untouched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def histograms(
     if writer is None:
         return
     choice = Choice((only,) if isinstance(only, str) else tuple(only))
-    for key, parameter in bare(model).named_parameters():
+    for key, parameter in bare_model(model).named_parameters():
         name = canonical_key(key)
         if not choice.keeps(name):
             continue
@@ -248,7 +249,7 @@ def graph(writer: SummaryWriter | None, model: nn.Module, inputs: Any) -> None:
     """
     if writer is None:
         return
-    model = bare(model)
+    model = bare_model(model)
     device, dtype = place_of(model)
     args, kwargs = arguments_of(model, inputs, device, dtype)
     if kwargs:
