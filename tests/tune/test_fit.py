@@ -166,6 +166,20 @@ def test_rows_are_matched_by_the_names_of_their_classes(theirs):
     assert "2 of 3 rows by class name" in str(report)
 
 
+def test_the_same_number_of_other_classes_is_matched_by_name_too(theirs):
+    names = [f"c{number}" for number in range(10)]
+    model = SmallResNet()
+    report = rk.fit(model, theirs.state_dict(), classes=(names[::-1], names))
+    assert torch.equal(model.fc.weight, theirs.fc.weight.flip(0))
+    assert torch.equal(model.fc.bias, theirs.fc.bias.flip(0))
+    assert report.of("adapted")[0].change == "10 of 10 rows by class name"
+    assert torch.equal(model.conv1.weight, theirs.conv1.weight)
+    rk.fit(model, theirs.state_dict(), classes=(names, names))
+    assert equal(model, theirs.state_dict())
+    strangers = rk.fit(SmallResNet(), theirs.state_dict(), classes=([f"d{number}" for number in range(10)], names))
+    assert strangers.other_shape == ("fc.weight", "fc.bias")
+
+
 def test_a_grey_model_answers_as_the_coloured_one_does_for_a_grey_picture(theirs):
     model = SmallResNet(channels=1)
     assert rk.fit(model, theirs.state_dict()).other_shape == ("conv1.weight",)

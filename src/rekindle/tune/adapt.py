@@ -69,7 +69,7 @@ def adaptation(key: str, here: Shape, there: Shape, wishes: Wishes) -> Adaptatio
             if not wishes.channels:
                 return Adaptation("adapt_channels=True spreads the one channel over three")
             return Adaptation("1 input channel spread over 3", lambda value, _: value.expand(-1, 3, -1, -1) / 3)
-    if here and there and here[1:] == there[1:] and here[0] != there[0]:
+    if here and there and here[1:] == there[1:] and (here[0] != there[0] or wishes.classes is not None):
         return _rows(here[0], there[0], wishes)
     return None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -35,6 +35,7 @@ from rekindle.tensors import Storage, contiguous_stride
 from rekindle.tree import Map, SparseTensor, Tensor, Value
 from rekindle.tune.adapt import Wishes, adaptation
 from rekindle.tune.families import looks_like
+from rekindle.tune.heads import find_head
 from rekindle.tune.mapping import Match, Matched, Piece, match_names, match_structure
 from rekindle.tune.report import FitReport, FitRow, Unexpected, nearest
 from rekindle.weights import find_weights, weights_in
@@ -311,7 +312,7 @@ def _fit(
             do="a rename is compared with whole parts of keys; rekindle inspect lists them",
         )
     plan: dict[str, Callable[[Mapping[str, torch.Tensor]], torch.Tensor]] = {}
-    rows = _rows(mine, wanted, found.nodes, matched, asked, wishes, plan)
+    rows = _rows(mine, wanted, found.nodes, matched, asked, wishes, _rows_of_classes(model, wishes), plan)
     used = {key for row in rows if row.state in {"loaded", "adapted"} for key in row.sources}
     left = {key for row in rows if row.state in {"other-shape", "left-out"} for key in row.sources}
     unexpected = tuple(
@@ -358,9 +359,13 @@ def _rows(
     matched: Matched,
     asked: set[str],
     wishes: Wishes,
+    by_class: Collection[str],
     plan: dict[str, Callable[[Mapping[str, torch.Tensor]], torch.Tensor]],
 ) -> list[FitRow]:
-    """Decide about every tensor of the model; what is to be loaded goes into the plan."""
+    """Decide about every tensor of the model; what is to be loaded goes into the plan.
+
+    The rows of the keys in `by_class` go by the names of their classes, also where the shapes are the same.
+    """
     rows: dict[str, FitRow] = {}
     for key, live in mine.items():
         shape, dtype = wanted[key], _dtype_of(live)
@@ -381,7 +386,7 @@ def _rows(
             rows[key] = FitRow(key, shape, dtype, "left-out", **facts)  # type: ignore[arg-type]  # as named
             continue
         joined = _joined_shape(match, nodes)
-        if joined == shape or nn.parameter.is_lazy(live):
+        if (joined == shape and key not in by_class) or nn.parameter.is_lazy(live):
             plan[key] = _joining(match)
             rows[key] = FitRow(key, shape, dtype, "loaded", **facts)  # type: ignore[arg-type]  # as named
             continue
@@ -393,6 +398,14 @@ def _rows(
             hint = "" if change is None else change.words
             rows[key] = FitRow(key, shape, dtype, "other-shape", change=hint, **facts)  # type: ignore[arg-type]  # as named
     return _tied(mine, rows, plan)
+
+
+def _rows_of_classes(model: nn.Module, wishes: Wishes) -> set[str]:
+    """Return the keys of the head, where its rows are other classes in the source, or the same in another order."""
+    if wishes.classes is None or wishes.classes[0] == wishes.classes[1]:
+        return set()
+    head = find_head(model)
+    return set() if head is None else {f"{head.name}.weight", f"{head.name}.bias"}
 
 
 def _tied(
