@@ -289,3 +289,15 @@ def test_saving_warns_of_nothing_else(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save({"w": torch.nn.Linear(2, 2).state_dict(), "n": 1}, tmp_path / "a.pth")
+
+
+def test_texts_go_into_the_header_of_a_safetensors_file(tmp_path):
+    from rekindle.formats import open_path
+
+    path = tmp_path / "a.safetensors"
+    save({"w": torch.ones(2)}, path, metadata={"classes": "ants, bees"})
+    with open_path(path) as opened:
+        assert opened.facts["metadata"] == {"format": "pt", "classes": "ants, bees"}
+    with pytest.raises(CannotWrite, match="metadata has no place in this container"):
+        save({"w": torch.ones(2)}, tmp_path / "a.pth", metadata={})
+    assert not (tmp_path / "a.pth").exists()

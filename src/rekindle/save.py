@@ -14,7 +14,7 @@ import ctypes
 import os
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,9 @@ class Saved:
     findings: tuple[Finding, ...]
 
 
-def save(obj: object, path: str | os.PathLike[str], *, untie: bool = False) -> Saved:
+def save(
+    obj: object, path: str | os.PathLike[str], *, untie: bool = False, metadata: Mapping[str, str] | None = None
+) -> Saved:
     """Write an object to a file, atomically and durably.
 
     Args:
@@ -69,6 +71,7 @@ def save(obj: object, path: str | os.PathLike[str], *, untie: bool = False) -> S
         path: the file. ``.safetensors`` writes that format, for which `obj` must be a module or a flat dict of names
             to tensors; any other suffix writes what ``torch.load(..., weights_only=True)`` opens.
         untie: store each tensor alone, with its own elements only, however much of a storage it looks into.
+        metadata: name -> text, for the header of a ``.safetensors`` file.
 
     Returns:
         What was written. Where a small view brings a large storage along, it says so, and `DraggedStorage` warns.
@@ -85,12 +88,18 @@ def save(obj: object, path: str | os.PathLike[str], *, untie: bool = False) -> S
         'torch-zip'
     """
     target = os.fspath(path)
+    if metadata is not None and not target.lower().endswith(".safetensors"):
+        raise CannotWrite(
+            f"{target}: metadata has no place in this container",
+            why="only the header of a safetensors file holds texts beside the tensors",
+            do="give the file the suffix .safetensors, or save a dict with the texts in it",
+        )
     builder = _Builder()
     tree = builder.tree(obj)
     if untie:
         _untie(tree)
     if target.lower().endswith(".safetensors"):
-        container, size = "safetensors", _save_flat(tree, target)
+        container, size = "safetensors", _save_flat(tree, target, metadata)
         findings = list(builder.findings.values())
     else:
         container = "torch-zip"
@@ -379,7 +388,7 @@ def _report_dragged(tree: Value, target: str) -> Iterator[Finding]:
         )
 
 
-def _save_flat(tree: Value, target: str) -> int:
+def _save_flat(tree: Value, target: str, metadata: Mapping[str, str] | None) -> int:
     """Write a flat dict of tensors as safetensors and return the size of the file."""
     if not isinstance(tree, Map):
         raise CannotWrite(
@@ -407,7 +416,7 @@ def _save_flat(tree: Value, target: str) -> int:
         tensors.append(NamedTensor(key, value.dtype, value.shape, data))
     with write_beside(target) as out:
         with Pipe(out, steady=True) as pipe:
-            write_tensors(tensors, pipe)
+            write_tensors(tensors, pipe, None if metadata is None else {"format": "pt", **metadata})
         return out.size
 
 

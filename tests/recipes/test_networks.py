@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rekindle.errors import ConfigError
-from rekindle.recipes.config import Settings, settings_of
 from rekindle.factories import UserCodeFailed
+from rekindle.recipes.config import Settings, settings_of
 from rekindle.recipes.networks import build_model
 
 

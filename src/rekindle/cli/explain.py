@@ -75,9 +75,10 @@ def _page(heading: object, args: argparse.Namespace) -> int:
 
 def _file_page(word: str, args: argparse.Namespace) -> int:
     from rekindle.explain.page import file_page, known_words
+    from rekindle.pitfalls import page_of as pitfall_page
     from rekindle.render import to_json
 
-    text = file_page(word)
+    text = file_page(word) or pitfall_page(word)
     if text:
         print(to_json({"code": word, "page": text}) if args.json else text, end="\n" if args.json else "")
         return 0

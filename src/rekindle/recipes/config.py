@@ -55,7 +55,13 @@ SETTINGS: Final = (
     Setting("batch_size", "integer", 32, "samples per batch", least=1),
     Setting("seed", "integer", 0, "the one number that order, augmentation and first weights follow from", least=0),
     Setting("workers", "integer", 0, "processes that load data; the result does not depend on it", least=0, most=256),
-    Setting("precision", "text", "fp32", "fp32, or bf16/fp16 in the forward pass", words=("fp32", "bf16", "fp16")),
+    Setting(
+        "precision",
+        "text",
+        "fp32",
+        "fp32, bf16/fp16 in the forward pass, or half weights",
+        words=("fp32", "bf16", "fp16", "O0", "O1", "O2", "O3", "bf16-true", "fp16-true"),
+    ),
     Setting("accumulate", "integer", 1, "batches whose gradients make one update", least=1),
     Setting("clip_norm", "number", 1.0, "longest gradient; longer ones are scaled down; 0 for never", least=0),
     Setting(

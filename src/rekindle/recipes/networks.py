@@ -16,7 +16,7 @@ from rekindle.errors import ConfigError
 from rekindle.factories import model_from
 from rekindle.recipes.config import Settings
 
-__all__ = ["LeNet", "Mlp", "build_model"]
+__all__ = ["LeNet", "Mlp", "build_model", "scores_in", "scores_of"]
 
 
 class LeNet(nn.Module):
@@ -98,24 +98,51 @@ def build_model(settings: Settings, shape: tuple[int, ...], classes: int) -> nn.
 
 def _checked(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Try the model on an input of zeros, before anything is trained or written."""
-    was_training = model.training
-    model.eval()  # two zeros must not move the averages of a BatchNorm, nor draw from a generator
-    try:
-        with torch.no_grad():
-            scores = model(torch.zeros(2, *shape))
-    except RuntimeError as error:
+    scores = scores_of(name, model, shape, do="change the model or [model.arguments] so that it does")
+    if scores.dim() != 2 or scores.shape[1] < classes:
         raise ConfigError(
-            f"model `{name}` does not take inputs of shape {shape}",
-            why=str(error).splitlines()[0],
-            do="change the model or [model.arguments] so that it does",
-        ) from error
-    finally:
-        model.train(was_training)
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.shape[1] < classes:
-        got = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise ConfigError(
-            f"model `{name}` returns {got} for 2 inputs and {classes} classes",
+            f"model `{name}` returns scores of shape {tuple(scores.shape)} for 2 inputs and {classes} classes",
             why=f"wanted: (2, {classes}); labels go from 0 to {classes - 1}",
             do=f"give its last layer {classes} outputs",
         )
     return model
+
+
+def scores_of(name: str, model: nn.Module, shape: tuple[int, ...], *, do: str) -> torch.Tensor:
+    """Return what a model gives for two inputs of zeros; the model and all generators are as they were.
+
+    Args:
+        name: of the model, for messages.
+        model: on the CPU.
+        shape: of one input.
+        do: what to change where it does not take them.
+
+    Raises:
+        ConfigError: it does not take such inputs, or gives no tensor.
+    """
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()  # two zeros must not move the averages of a BatchNorm, nor draw from a generator
+    try:
+        with torch.no_grad():
+            found = model(torch.zeros(2, *shape))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model `{name}` does not take inputs of shape {shape}", why=str(error).splitlines()[0], do=do
+        ) from error
+    finally:
+        for module, training in was_training:
+            module.training = training
+    scores = scores_in(found)
+    if scores is None:
+        raise ConfigError(
+            f"model `{name}` returns {type(found).__name__} for 2 inputs",
+            why="wanted: a tensor of class scores, without a softmax",
+            do="return the scores",
+        )
+    return scores
+
+
+def scores_in(found: object) -> torch.Tensor | None:
+    """Return the class scores in what a model returned: a tensor, or the `logits` of Hugging Face's outputs."""
+    found = getattr(found, "logits", found)
+    return found if isinstance(found, torch.Tensor) else None

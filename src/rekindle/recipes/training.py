@@ -19,26 +19,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 from rekindle.devices.move import device_named
-from rekindle.errors import ConfigError, RunError
+from rekindle.errors import ConfigError
 from rekindle.recipes.config import Settings, as_toml, read_settings
 from rekindle.recipes.data import Data, batches_of, load_data
+from rekindle.recipes.epoch import backward, count_batch, draw_run, means_of_epoch
 from rekindle.recipes.folder import check_folder, elsewhere
 from rekindle.recipes.networks import build_model
+from rekindle.run.averages import average
 from rekindle.run.loop import Run
 from rekindle.run.precision import parse_precision
 from rekindle.run.schedules import schedule
 from rekindle.store.atomic import write_beside
-from rekindle.view.curves import draw_curve, read_metrics
 
-__all__ = ["CURVE", "SETTINGS_FILE", "Result", "train"]
+__all__ = ["SETTINGS_FILE", "Result", "train"]
 
 SETTINGS_FILE = "settings.toml"
-CURVE = "curve.png"
 _EVALUATION_BATCH = 512
 _SECONDS_BETWEEN_PICTURES = 15.0  # a picture takes as long as some epochs
 # A longer training goes on where the shorter one ended; the others change nothing in the result.
 _MAY_CHANGE = {"epochs", "workers", "out"}
-_PANELS = {"loss": ("train_loss", "val_loss"), "accuracy": ("train_accuracy", "val_accuracy"), "learning rate": ("lr",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +119,7 @@ def _train(run: Run, folder: str, settings: Settings, data: Data, on_start: Call
     scheduler = _scheduler(settings, optimizer, len(batches))
     model, optimizer, scheduler = run.prepare(model, optimizer, scheduler)
     decay = settings["ema"]
-    averaged = AveragedModel(model, multi_avg_fn=_ema(decay)) if decay else None
-    if averaged is not None:
-        run.track(ema=averaged)
-        # After each real update: not inside an accumulation window, nor where fp16 skipped one.
-        optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    averaged = _averaged(run, settings, model, optimizer) if decay else None
     evaluated: torch.nn.Module = model if averaged is None else averaged
     if run.finished and run.epoch < settings["epochs"]:
         run.note(f"{folder}: {run.epoch} epochs were done; goes on after step {run.steps_done:,}")
@@ -136,13 +131,13 @@ def _train(run: Run, folder: str, settings: Settings, data: Data, on_start: Call
             with run.autocast():
                 scores = model(inputs)
                 loss = cross_entropy(scores, labels)
-            _backward(run, loss, settings)
+            backward(run, loss, settings["optimizer.lr"])
             run.update(clip_norm=settings["clip_norm"] or None)
-            _count(run, epoch, scores.detach(), labels, loss.detach())
+            count_batch(run, epoch, scores.detach(), labels, loss.detach())
             run.step()
         _log_epoch(run, evaluated, data.validation)
         if time.monotonic() - drawn_s > _SECONDS_BETWEEN_PICTURES:
-            _draw(folder)
+            draw_run(folder)
             drawn_s = time.monotonic()
     was_complete = run.steps_done == steps_before
     _, accuracy = _evaluate(run, evaluated, data.test)
@@ -154,7 +149,7 @@ def _train(run: Run, folder: str, settings: Settings, data: Data, on_start: Call
         test_samples=len(data.test),
         parameters=parameters,
         was_complete=was_complete,
-        curve=_draw(folder),
+        curve=draw_run(folder),
     )
 
 
@@ -166,6 +161,19 @@ def _check_precision(settings: Settings) -> None:
         raise ConfigError(
             error.what, why=error.why, do="--precision bf16 works here, and so does --precision fp32"
         ) from None
+
+
+def _averaged(run: Run, settings: Settings, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    """Return an average of the weights that follows them."""
+    if settings["precision"] in {"O2", "O3", "bf16-true", "fp16-true"}:
+        ema = average(model, settings["ema"])  # in float32, where small changes of half weights are not lost
+        run.track(ema=ema)
+        return ema
+    averaged = AveragedModel(model, multi_avg_fn=_ema(settings["ema"]))
+    run.track(ema=averaged)
+    # After each real update: not inside an accumulation window, nor where fp16 skipped one.
+    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    return averaged
 
 
 def _ema(decay: float) -> Any:
@@ -207,34 +215,9 @@ def _scheduler(settings: Settings, optimizer: torch.optim.Optimizer, batches: in
     )
 
 
-def _backward(run: Run, loss: torch.Tensor, settings: Settings) -> None:
-    """Add the gradients; a loss that is no number any more is said in the terms of the command."""
-    try:
-        run.backward(loss)
-    except RunError as error:
-        slower = f"--lr {settings['optimizer.lr'] / 10:g}"
-        raise RunError(
-            error.what,
-            why=error.why,
-            do=f"train more slowly, in a folder of its own: {slower} {elsewhere(run.folder)}",
-        ) from None
-
-
-def _count(run: Run, epoch: int, scores: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-    """Add a batch to the epoch's sums, which are state: a resumed epoch logs what an undisturbed one would."""
-    right = (scores.argmax(1) == labels).sum()
-    sums = run.state.get("sums")
-    if sums is None or run.state.get("sums_of") != epoch:
-        run.state["sums_of"] = epoch
-        run.state["sums"] = sums = torch.zeros(3, dtype=torch.float64, device=scores.device)
-    sums += torch.stack([loss.to(torch.float64) * len(labels), right.to(torch.float64), torch.tensor(len(labels))])
-    run.show(loss=loss, accuracy=right / len(labels))
-
-
 def _log_epoch(run: Run, model: torch.nn.Module, validation: TensorDataset) -> None:
-    loss, right, count = run.state["sums"].tolist()
     val_loss, val_accuracy = _evaluate(run, model, validation)
-    run.log(train_loss=loss / count, train_accuracy=right / count, val_loss=val_loss, val_accuracy=val_accuracy)
+    run.log(**means_of_epoch(run), val_loss=val_loss, val_accuracy=val_accuracy)
 
 
 def _evaluate(run: Run, model: torch.nn.Module, part: TensorDataset) -> tuple[float, float]:
@@ -248,15 +231,6 @@ def _evaluate(run: Run, model: torch.nn.Module, part: TensorDataset) -> tuple[fl
             loss_sum += float(cross_entropy(scores, there, reduction="sum"))
             right += float((scores.argmax(1) == there).sum())
     return loss_sum / len(part), right / len(part)
-
-
-def _draw(folder: str) -> str | None:
-    path = os.path.join(folder, CURVE)
-    try:
-        drawn = draw_curve(read_metrics(os.path.join(folder, "metrics.jsonl")), path, groups=_PANELS)
-    except (FileNotFoundError, ModuleNotFoundError):  # nothing logged yet; no matplotlib
-        return None
-    return path if drawn else None
 
 
 def _keep_settings(folder: str, settings: Settings, *, begun: bool) -> None:
