@@ -10,6 +10,7 @@ VENV ?= .venv
 BARE ?= .venv-bare
 WORKERS ?= 2
 SECONDS ?= 60
+KILLS ?= 300
 TARGETS ?=
 BIN := $(VENV)/bin
 BARE_TESTS := tests/unpickling tests/formats tests/verbs tests/cli
@@ -22,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make train      install what training needs, then train LeNet on handwritten digits"
 	@echo "make test       lint, types, the whole suite, and the file side without torch"
-	@echo "make soak       hundreds of kills instead of dozens; takes an hour"
+	@echo "make soak       kill trainings hundreds of times; KILLS=1000 for more, then the long tests; takes an hour"
 	@echo "make fuzz       fuzz every reader, a minute each; SECONDS=3600 for longer, TARGETS=\"scan program\" for some"
 	@echo "make bench      measure against the budgets; results go to benchmarks/results"
 	@echo "make gpu-check  the tests and measurements that need a GPU"
@@ -57,6 +58,7 @@ bare: | $(BARE)/.made
 	$(BARE)/bin/python -m pytest -n $(WORKERS) --dist worksteal -q -rN $(BARE_TESTS)
 
 soak: $(VENV)/.dev
+	$(BIN)/python scripts/soak.py --kills $(KILLS)
 	$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal --timeout 3600 -q
 
 # atheris is an extra of its own: it has wheels for x86-64 Linux only. Without it the command says so.

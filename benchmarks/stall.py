@@ -6,7 +6,10 @@ Beside them a plain copy of the same bytes into memory that is there already, on
 that copy, at least 8 times shorter than torch.save; written, with digests and all that is synced, at 0.9 of the speed
 of plain writes with one fsync. Processors that other programs use make all of it slower, the threads most.
 
-    python benchmarks/stall.py [--megabytes 512] [--tensors 50] [--repeat 7]
+    python benchmarks/stall.py [--megabytes 512] [--tensors 50] [--repeat 7] [--device cuda]
+
+On a GPU there are two answers: how long the program waits, and how long the device does before it may change what is
+being copied. The plain copy is one into pinned memory then.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ def clock(work, times):
     return found
 
 
+def load_now():
+    return f"Load when it ended: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.\n"
+
+
 def plain_write(tensors, path):
     with open(path, "xb", buffering=0) as out:
         for tensor in tensors:
@@ -44,6 +51,7 @@ def main():
     parser.add_argument("--megabytes", type=int, default=512, help="of parameters and Adam's state together")
     parser.add_argument("--tensors", type=int, default=50)
     parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--folder", default=None, help="where the files are made; a temporary folder by default")
     args = parser.parse_args()
 
@@ -54,10 +62,12 @@ def main():
     from rekindle.store.layout import snapshot_path
 
     torch.set_num_threads(1)
+    on_gpu = args.device == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
     rows = max(args.megabytes * 1024**2 // args.tensors // 3 // 4096, 1)
     model = torch.nn.Module()
     for number in range(args.tensors):
-        model.register_parameter(f"w{number}", torch.nn.Parameter(torch.randn(rows, 1024)))
+        model.register_parameter(f"w{number}", torch.nn.Parameter(torch.randn(rows, 1024, device=args.device)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -65,22 +75,30 @@ def main():
     optimizer.zero_grad()
     held = [p.detach() for p in model.parameters()]
     held += [value for state in optimizer.state.values() for value in state.values() if value.dim()]
-    room = [torch.empty_like(tensor).zero_() for tensor in held]
+    room = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu).zero_() for tensor in held]
     size = sum(tensor.nbytes for tensor in held)
 
     def train():
         with torch.no_grad():  # every tensor changes, as in a training
             for tensor in held:
                 tensor[0, :4] += 1
+        wait()
 
     def memcpy():
-        for target, source in zip(room, held, strict=True):
-            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+        if on_gpu:
+            for target, source in zip(room, held, strict=True):
+                target.copy_(source, non_blocking=True)
+            wait()
+        else:
+            for target, source in zip(room, held, strict=True):
+                ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
 
     def whole():
         return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
     names = ["memcpy", "rk.Run", "torch.distributed.checkpoint async_save", "torch.save", "torch.save and fsync"]
+    device_waits = "rk.Run, until the device may change tensors"
+    names += [device_waits] * on_gpu
     stalls, rates = {name: [] for name in names}, {"plain writes and fsync": [], "rk.Run, promised": []}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         run = rk.Run(os.path.join(folder, "run"), seed=0, save_every="2 steps", keep_last=2, tensorboard=False)
@@ -90,11 +108,14 @@ def main():
             train()
             clock(memcpy, stalls["memcpy"])
             path = os.path.join(folder, "plain")
-            clock(lambda path=path: plain_write(held, path), rates["plain writes and fsync"])
+            clock(lambda path=path: plain_write(room, path), rates["plain writes and fsync"])
             os.unlink(path)
             train()
             start = time.perf_counter()
             clock(run.step, stalls["rk.Run"])
+            if on_gpu:
+                wait()
+                stalls[device_waits].append(time.perf_counter() - start)
             while not os.path.exists(snapshot_path(run.folder, run.steps_done)):
                 time.sleep(0.001)
             rates["rk.Run, promised"].append(time.perf_counter() - start)
@@ -124,7 +145,11 @@ def main():
         run.close()
     copy = statistics.median(stalls["memcpy"])
     lines = [
-        header("stall", f"--megabytes {args.megabytes} --tensors {args.tensors} --repeat {args.repeat}"),
+        header(
+            "stall",
+            f"--megabytes {args.megabytes} --tensors {args.tensors} --repeat {args.repeat} --device {args.device}",
+        ),
+        f"On {torch.cuda.get_device_name()}.\n" if on_gpu else load_now(),
         f"{size / 1e6:,.0f} MB in {len(held)} tensors; medians, best of {args.repeat} in brackets.",
         f"The first snapshot of a life, right after its first step, before its memory is there: {first * 1e3:,.0f} ms.",
         "",

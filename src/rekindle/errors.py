@@ -10,8 +10,10 @@
     └── RunError (RuntimeError)         a run that cannot start, go on or save
         ├── RunLocked                   another process writes this run
         ├── SnapshotDamaged             a snapshot that its manifest does not vouch for
+        │   └── OtherVersion            one in the format of another rekindle, which may be whole
         ├── NothingToResume             resume="must" with nothing to resume from
-        └── StateMismatch               what was saved does not fit what is tracked now
+        ├── StateMismatch               what was saved does not fit what is tracked now
+        └── NotWritten                  the disk did not answer in time for a snapshot
 
 Each class also inherits the builtin that careful callers already catch. The text has three parts, printed on
 three lines: what happened (lower case, no full stop), why, and what to do with the exact command. What is wrong
@@ -26,7 +28,9 @@ __all__ = [
     "ConfigError",
     "LimitExceeded",
     "NotAModel",
+    "NotWritten",
     "NothingToResume",
+    "OtherVersion",
     "RekindleError",
     "RunError",
     "RunLocked",
@@ -101,9 +105,17 @@ class SnapshotDamaged(RunError):
     """A snapshot that its manifest does not vouch for."""
 
 
+class OtherVersion(SnapshotDamaged):
+    """A snapshot in the format of another version of rekindle: it may be whole, and is not passed over."""
+
+
 class NothingToResume(RunError):
     """`resume="must"` found no snapshot to go on from."""
 
 
 class StateMismatch(RunError):
     """What was saved does not fit what is tracked now."""
+
+
+class NotWritten(RunError):
+    """The disk did not answer in time; trying again would only wait again."""

@@ -481,3 +481,13 @@ def test_what_is_in_the_way_of_the_runs_folder_is_named(train, tmp_path, recipe)
     assert code == 2
     assert "  why     odd/LOCK is a folder" in err
     assert err.splitlines()[-1].endswith("rmdir odd/LOCK")
+
+
+@pytest.mark.parametrize("precision", ["O2", "bf16-true"])
+def test_half_weights_train_with_an_average_in_float32(train, tmp_path, precision):
+    (tmp_path / "job.toml").write_text("ema = 0.9\n")
+    code, out, err = train("job.toml", "--epochs", "1", "--precision", precision, "--out", "runs/half")
+    assert code == 0, err
+    assert "test accuracy" in out
+    kept = rk.load(next((tmp_path / "runs" / "half" / "snapshots").iterdir()) / "ema.safetensors")
+    assert {tensor.dtype for tensor in kept.values() if tensor.is_floating_point()} == {torch.float32}

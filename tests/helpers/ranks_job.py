@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset
 
 import rekindle as rk
 from rekindle.parallel import shares
+from rekindle.run import precision
 
 FEATURES = 6
 
@@ -86,6 +88,9 @@ def _full(*_: Any, **__: Any) -> None:
 def main(config: dict[str, Any]) -> None:
     """Train as `config` says, and write ``result-RANK.json`` into its `out` folder."""
     out = Path(config["out"])
+    if config.get("fp16_here"):  # slow on a processor, and refused to users; it starts far too high, and grows often
+        precision._NEED_GPU = ()
+        precision.GradScaler = partial(torch.amp.grad_scaler.GradScaler, init_scale=2.0**17, growth_interval=4)
     run = rk.Run(
         config["folder"],
         seed=5,
@@ -97,6 +102,8 @@ def main(config: dict[str, Any]) -> None:
         tensorboard=False,
         timeout_s=config.get("timeout_s", 60),
         save_by=config.get("save_by", "one"),
+        precision=config.get("precision", "fp32"),
+        time_limit=config.get("time_limit"),
     )
     if config.get("full_disk") == run.rank:
         shares.write_files = _full
@@ -112,9 +119,13 @@ def main(config: dict[str, Any]) -> None:
             model,
             optimizer,
             scheduler,
-            ddp={"bucket_cap_mb": config.get("bucket_mb", 25)},
+            ddp={"bucket_cap_mb": config.get("bucket_mb", 25), **config.get("ddp", {})},
             lr_rule=config.get("lr_rule"),
         )
+    average = None
+    if "average" in config:
+        average = rk.average(model, decay=0.9, buffers=config["average"])
+        run.track(average=average)
     dataset = Noisy(config.get("samples", 50), None, config.get("slow", 0.0))
     size = {"global_batch_size": config["all_of"]} if "all_of" in config else {"batch_size": config.get("batch", 4)}
     loader = run.loader(dataset, num_workers=config.get("workers", 0), **size)
@@ -124,8 +135,14 @@ def main(config: dict[str, Any]) -> None:
         for inputs, targets, indices in run.batches(loader):
             weight = run.batch_weight
             os.write(dealt, "".join(f"{epoch} {i} {run.steps_done}\n" for i in indices.tolist() if weight).encode())
-            loss = ((model(inputs) - targets) ** 2).mean()
-            if config.get("by_hand"):
+            with run.autocast():
+                errors = model(inputs).float() - targets
+            loss = (errors**2).mean()
+            if config.get("losses") == 2:  # through one forward pass, with a scale each
+                run.backward(loss, scaler="square", retain_graph=True)
+                run.backward(errors.abs().mean() * config.get("second", 1.0), scaler="size")
+                run.update(clip_norm=1.0)
+            elif config.get("by_hand"):
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
@@ -146,13 +163,17 @@ def main(config: dict[str, Any]) -> None:
         with run.evaluating(model):
             time.sleep(config.get("evaluation_s", 0.0))
             error = float(((model(dataset.inputs) - dataset.inputs.sum(1, keepdim=True)) ** 2).mean())
-        run.log(val_error=error)
+            averaged = {} if average is None else {"averaged": float(average(dataset.inputs).square().mean())}
+        run.log(val_error=error, **averaged)
     run.close()
     inner = model.module if hasattr(model, "module") else model
     result = {
         "steps": run.steps_done,
         "weights": digest(inner.state_dict()),
-        "optimizer": digest(optimizer.state_dict()),
+        "optimizer": digest(optimizer.state_dict(), [p for g in optimizer.param_groups for p in g["params"]]),
+        "average": "" if average is None else digest(average.state_dict()),
+        "scales": {} if run._updater.scaler is None else {n: s.get_scale() for n, s in run._updater.scalers.items()},
+        "skipped": run.skipped_steps,
         "rates": scheduler.get_last_lr(),
         "error": error if "error" in locals() else None,
         "metrics": (Path(config["folder"]) / "metrics.jsonl").read_text() if run.is_main else "",
@@ -170,9 +191,10 @@ class Outcome:
         self.results = [json.loads(path.read_text()) for path in found if path.exists()]
 
     @property
-    def bits(self) -> set[tuple[str, str]]:
-        """Weights and optimizer of every rank; one element where all are the same."""
-        return {(result["weights"], result["optimizer"]) for result in self.results}
+    def bits(self) -> set[tuple[str, ...]]:
+        """Weights, optimizer, averages and scales of every rank; one element where all are the same."""
+        names = ("weights", "optimizer", "average", "scales", "skipped")
+        return {tuple(json.dumps(result[name]) for name in names) for result in self.results}
 
 
 def begin(nursery: Any, world_size: int, base: Path, **config: Any) -> list[int]:

@@ -242,3 +242,12 @@ def test_every_kind_of_difference_at_the_end_is_reported():
         ("log", "-", "{}"),
     ]
     assert [o.straight for o in compare_ends(replace(one, tensors={}), one)] == ["-"]
+
+
+@pytest.mark.soak
+def test_a_launch_of_several_processes_is_proven():
+    """The kill takes the launcher; its processes must not outlive it, or they would hold the run's lock."""
+    launch = [sys.executable, "-m", "rekindle", "launch", "--procs", "3", str(SCRIPTS / "on_many.py")]
+    proof = prove(launch, kills=2, timeout_s=200)
+    assert proof.proven, as_text(proof)
+    assert proof.kills == 2

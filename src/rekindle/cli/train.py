@@ -22,7 +22,7 @@ _OVERRIDES = {
     "lr": ("optimizer.lr", float, "RATE", "learning rate after the warm-up"),
     "seed": ("seed", int, "N", "the one number that everything random follows from"),
     "workers": ("workers", int, "N", "processes that load data; the result does not depend on it"),
-    "precision": ("precision", str, "P", "fp32, bf16 or fp16"),
+    "precision": ("precision", str, "P", "fp32, bf16, fp16, or one of O0 to O3, bf16-true, fp16-true"),
     "out": ("out", str, "DIR", "the run's folder"),
 }
 _REGRESSION = ("epochs", "lr", "seed", "out")

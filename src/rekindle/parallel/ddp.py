@@ -125,7 +125,7 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
     """Give every process the mean over the processes of each tensor, in place."""
     ready = list(tensors)
     for work in [dist.all_reduce(tensor, async_op=True) for tensor in ready]:
-        work.wait()  # type: ignore[union-attr] # with async_op it is always a Work
+        work.wait()
     for tensor in ready:
         tensor.div_(dist.get_world_size())
 

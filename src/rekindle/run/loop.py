@@ -442,8 +442,9 @@ class Run:
             ready = [self._shared_out(value, ddp or {}) for value in ready]
             if self._company is not None:
                 # Made from this process's weights, and of those only rank 0's count.
-                masters = [m for name, own in named.items() if name.startswith(_MASTERS) for m in own.values()]  # type: ignore[attr-defined] # dicts
-                self._company.same_tensors(masters)
+                for name, own in named.items():
+                    if name.startswith(_MASTERS) and isinstance(own, dict):
+                        self._company.same_tensors(own.values())
         return ready[0] if len(ready) == 1 else tuple(ready)
 
     def loader(self, dataset: Any, **settings: Any) -> Loader:

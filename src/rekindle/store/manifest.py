@@ -26,14 +26,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rekindle.errors import SnapshotDamaged
+from rekindle.errors import OtherVersion, SnapshotDamaged
 from rekindle.store.layout import MANIFEST_NAME, step_of_name
 
 __all__ = [
     "Damage",
     "FileFacts",
     "Manifest",
-    "OtherVersion",
     "encode_manifest",
     "is_safe_name",
     "read_manifest",
@@ -98,10 +97,6 @@ class Damage:
     file: str | None
     reason: str
     other_version: bool = False
-
-
-class OtherVersion(SnapshotDamaged):
-    """A manifest that vouches for itself, in a format that this rekindle does not read."""
 
 
 def is_safe_name(name: str) -> bool:
