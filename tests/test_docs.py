@@ -112,7 +112,6 @@ def test_every_command_has_a_page_that_describes_all_of_its_options(name):
     importlib.import_module(f"rekindle.cli.{name}").add_arguments(parser)
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     assert [option for option in options if option not in text] == []
-    assert f"docs/{name}.md" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name in rekindle.__all__ if not name.startswith("__")])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rekindle.devices.tuning import torch_settings as torch_settings
     from rekindle.errors import RekindleError as RekindleError
     from rekindle.load import load as load
+    from rekindle.pitfalls._probe import check as check
+    from rekindle.recipes.classifier import load_classifier as load_classifier
     from rekindle.run.averages import average as average
     from rekindle.run.averages import copy_weights as copy_weights
     from rekindle.run.loop import Run as Run
@@ -38,12 +40,23 @@ if TYPE_CHECKING:
     from rekindle.verbs.salvage import salvage as salvage
     from rekindle.verbs.scan import scan as scan
     from rekindle.verbs.verify import verify as verify
+    from rekindle.view import tensorboard as tensorboard
+    from rekindle.view.convert import to_numpy as to_numpy
+    from rekindle.view.convert import to_pil as to_pil
+    from rekindle.view.convert import to_tensor as to_tensor
+    from rekindle.view.gradcam import grad_cam as grad_cam
+    from rekindle.view.initialise import initialise as initialise
+    from rekindle.view.labels import check_labels as check_labels
+    from rekindle.view.labels import one_hot as one_hot
+    from rekindle.view.summary import summary as summary
+    from rekindle.view.trace import trace as trace
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
     "Run": "rekindle.run.loop",
     "load": "rekindle.load",
+    "load_classifier": "rekindle.recipes.classifier",
     "save": "rekindle.save",
     "inspect": "rekindle.verbs.inspect",
     "verify": "rekindle.verbs.verify",
@@ -57,6 +70,7 @@ _HOME_OF = {
     "average": "rekindle.run.averages",
     "copy_weights": "rekindle.run.averages",
     "MemoryWatch": "rekindle.devices.memory",
+    "check": "rekindle.pitfalls._probe",
     "to_device": "rekindle.devices.move",
     "pick_gpus": "rekindle.devices.pick",
     "torch_settings": "rekindle.devices.tuning",
@@ -67,6 +81,15 @@ _HOME_OF = {
     "param_groups": "rekindle.tune.groups",
     "replace_head": "rekindle.tune.heads",
     "unfreeze": "rekindle.tune.freeze",
+    "check_labels": "rekindle.view.labels",
+    "grad_cam": "rekindle.view.gradcam",
+    "initialise": "rekindle.view.initialise",
+    "one_hot": "rekindle.view.labels",
+    "summary": "rekindle.view.summary",
+    "to_numpy": "rekindle.view.convert",
+    "to_pil": "rekindle.view.convert",
+    "to_tensor": "rekindle.view.convert",
+    "trace": "rekindle.view.trace",
     "RekindleError": "rekindle.errors",
 }
 
@@ -78,6 +101,8 @@ __all__ = [
     "__version__",
     "average",
     "average_files",
+    "check",
+    "check_labels",
     "convert",
     "copy_weights",
     "describe_frozen",
@@ -85,8 +110,12 @@ __all__ = [
     "doctor",
     "fit",
     "freeze",
+    "grad_cam",
+    "initialise",
     "inspect",
     "load",
+    "load_classifier",
+    "one_hot",
     "param_groups",
     "pick_gpus",
     "replace_head",
@@ -94,8 +123,13 @@ __all__ = [
     "save",
     "scan",
     "schedule",
+    "summary",
     "to_device",
+    "to_numpy",
+    "to_pil",
+    "to_tensor",
     "torch_settings",
+    "trace",
     "unfreeze",
     "verify",
 ]
@@ -112,6 +146,13 @@ def __getattr__(name: str) -> object:
             raise _missing(name, library) from None
     if name == "explain":  # a package of its own, with its own public names
         return import_module("rekindle.explain")
+    if name == "tensorboard":  # a module of helpers, used as rk.tensorboard.histograms(...)
+        try:
+            return import_module("rekindle.view.tensorboard")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "torch":
+                raise
+            raise _missing(name, "torch") from None
     raise AttributeError(f"module 'rekindle' has no attribute {name!r}")
 
 
