@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_scripts import Scripts
 
 import rekindle
 from rekindle.cli import command_names
@@ -48,6 +49,21 @@ def load_script(name: str):
     return module
 
 
+@pytest.fixture(scope="module")
+def scripts():
+    """What runs scripts, started when the first one needs it."""
+    made: list[Scripts] = []
+
+    def get() -> Scripts:
+        if not made:
+            made.append(Scripts())
+        return made[0]
+
+    yield get
+    for one in made:
+        one.close()
+
+
 def test_the_pages_were_found():
     assert len(PAGES) > 7
     assert len(list(blocks("python"))) > 4
@@ -66,16 +82,14 @@ def test_every_command_line_is_one_that_rekindle_accepts(line):
 
 
 @pytest.mark.parametrize(("page", "text"), list(blocks("python")))
-def test_every_python_block_runs_or_is_part_of_one_that_does(tmp_path, page, text):
+def test_every_python_block_runs_or_is_part_of_one_that_does(tmp_path, scripts, page, text):
     """A block that imports rekindle is a whole script and is run; another one must at least be valid Python."""
     compile(text, str(page), "exec")
     if "import rekindle" not in text:
         return
     pytest.importorskip("torch")
     (tmp_path / "script.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = scripts().run(tmp_path / "script.py")
     assert done.returncode == 0, done.stderr
 
 
