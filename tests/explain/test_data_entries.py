@@ -161,7 +161,8 @@ def test_a_folder_is_told_with_its_suffixes(tmp_path: Path):
 def test_an_array_of_the_users_own_that_is_not_indexable_is_not_a_data_set():
     assert told("TypeError: 'Settings' object is not subscriptable", "settings['lr']") == []
     assert told("TypeError: object of type 'Settings' has no len()", "len(settings)") == []
-    assert told("RuntimeError: Could not infer dtype of NoneType", "torch.tensor([1, None])") == []
+    [of_none] = told("RuntimeError: Could not infer dtype of NoneType", "torch.tensor([1, None])")
+    assert of_none.code == "RK-DTYPE-14"
     assert told("OSError: [Errno 24] Too many open files: 'a.txt'", "open('a.txt')") == []
     assert told("EOFError", "input()") == []
     assert told("TypeError: cannot pickle '_io.TextIOWrapper' object", "pickle.dumps(file)") == []

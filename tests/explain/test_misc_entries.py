@@ -230,7 +230,7 @@ def test_the_real_message_without_tensorboard_is_the_recorded_one(monkeypatch):
             if name == "tensorboard":
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+    for name in [name for name in sys.modules if name.startswith(("torch.utils.tensorboard", "tensorboard"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Nobody(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError) as caught:

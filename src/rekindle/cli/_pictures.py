@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rekindle.errors import ConfigError, RekindleError
-from rekindle.render import escape
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +22,8 @@ _PACKAGES = {"torch": "torch", "PIL": "pillow"}
 
 def say(text: str) -> None:
     """Print to stderr; names from a disk cannot move the cursor or colour the terminal."""
+    from rekindle.render import escape
+
     print("\n".join(escape(line, 4000) for line in text.split("\n")), file=sys.stderr, flush=True)
 
 

@@ -116,6 +116,8 @@ class LiveFrame:
         mappings: its local dicts with text keys.
         plain: its numbers, truth values, None and short texts (a path, a mode); nothing with a secret name.
         kinds: the class of every local: ``{"model": "ResNet", "loss": "Tensor"}``.
+        file: where its source is read; `frame.path` is shortened for people, and a shortened path is found again only
+            from the same folder.
     """
 
     frame: Frame
@@ -123,6 +125,7 @@ class LiveFrame:
     mappings: tuple[MappingFact, ...] = ()
     plain: Mapping[str, object] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
 
     def tensor(self, name: str) -> TensorFact | None:
         """Return the tensor of that name, or None."""

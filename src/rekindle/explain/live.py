@@ -138,7 +138,7 @@ def _described(frame: FrameType, line: int) -> LiveFrame:
                 short = _plain(value)
         if short is not _NOTHING:
             plain[name] = short
-    return LiveFrame(place, tuple(tensors), tuple(mappings), plain, kinds)
+    return LiveFrame(place, tuple(tensors), tuple(mappings), plain, kinds, path)
 
 
 def _short(path: str) -> str:

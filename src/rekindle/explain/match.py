@@ -19,10 +19,17 @@ from rekindle.explain.catalogue import Entry, Heading, entry, headings
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
 
-__all__ = ["causes_of", "facts_of", "fitting", "mentioned", "place_of"]
+__all__ = ["causes_of", "facts_of", "fitting", "hidden", "mentioned", "place_of"]
 
 _MAX_TEXT = 20_000  # of a message; the longest that torch prints lists the keys of a whole model
 _MAX_LINE = 2_000  # of a line outside of tracebacks
+_SECRET = re.compile(
+    r"(://)[^\s/@'\"]{1,200}(?=@)"
+    r"|((?:token|passw(?:or)?d|passwd|secret|api_?key|access_key|signature|credential)s?[\"']?\]?\s{0,3}[=:]\s{0,3}[rbf]?[\"']?)"
+    r"[^\s\"'&,;)]{8,500}"
+    r"|\b(?:hf_|sk-|ghp_|github_pat_|glpat-|xox[bp]-|AKIA|ASIA)[\w-]{12,200}",
+    re.IGNORECASE,
+)
 _ORDER = {"certain": 0, "likely": 1, "possible": 2}
 
 
@@ -48,7 +55,7 @@ def causes_of(event: Event, *, among: Iterable[Heading] | None = None, strict: b
     if found and found[0].likelihood == "certain":
         found = [cause for cause in found if cause.likelihood == "certain"]
     where = place_of(event)
-    return [cause if cause.where else replace(cause, where=where) for cause in found]
+    return [_without_secrets(cause if cause.where else replace(cause, where=where)) for cause in found]
 
 
 def fitting(event: Event, among: Iterable[Heading] | None = None) -> Iterator[Heading]:
@@ -87,4 +94,24 @@ def place_of(event: Event) -> str:
     frame = event.user_frame
     if frame is None:
         return ""
-    return f"{frame}  {frame.code}".rstrip()
+    return hidden(f"{frame}  {frame.code}".rstrip())
+
+
+def hidden(text: str) -> str:
+    """Return a text without what reads as a password or a token: in addresses, as an argument, by its known beginning.
+
+    Example:
+        >>> hidden("there is no https://ada:pa55@host/m.pt?token=abcdefgh12")
+        'there is no https://***@host/m.pt?token=***'
+    """
+    return _SECRET.sub(lambda found: f"{found[1] or found[2] or ''}***", text)
+
+
+def _without_secrets(cause: Cause) -> Cause:
+    return replace(
+        cause,
+        what=hidden(cause.what),
+        why=hidden(cause.why),
+        fix=tuple(hidden(line) for line in cause.fix),
+        where=hidden(cause.where),
+    )

@@ -45,8 +45,8 @@ def is_starting_twice(event: Event) -> bool:
         return True
     if event.live is None or "exit code 1" not in event.message or start_method(event) == "fork":
         return False
-    users = [frame for frame in event.frames if frame.is_users]
-    if not users or users[0].function != "<module>":
+    first = next((held for held in event.live.frames if held.frame.is_users), None)
+    if first is None or first.frame.function != "<module>":
         return False
-    lines = linecache.getlines(users[0].path)
+    lines = linecache.getlines(first.file)
     return bool(lines) and not any("__main__" in line for line in lines)

@@ -18,11 +18,12 @@ def lines_before(event: Event) -> list[tuple[int, str]]:
 
     Empty from text, for a file that cannot be read, and for one of more than 5,000 lines.
     """
-    frame = event.live.user_frame.frame if event.live and event.live.user_frame else None
-    if frame is None:
+    held = event.live.user_frame if event.live else None
+    if held is None or not held.file:
         return []
-    linecache.checkcache(frame.path)
-    lines = linecache.getlines(frame.path)
+    frame = held.frame
+    linecache.checkcache(held.file)
+    lines = linecache.getlines(held.file)
     if not 0 < frame.line <= len(lines) <= _MAX_LINES:
         return []
     try:

@@ -11,11 +11,18 @@ from rekindle.explain.event import Event
 CODE, NAME, SINCE = "RK-DATA-15", "data-collate-type", "0.2"
 TITLE = "TypeError: default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found <class 'NoneType'>"
 RAISES = ("TypeError", "RuntimeError")
-NEEDLES = ("batch must contain tensors", "Could not infer dtype of NoneType")
+NEEDLES = (
+    "batch must contain tensors",
+    "Could not infer dtype of NoneType",
+    "object of type 'NoneType' has no len()",
+    "'NoneType' object is not subscriptable",
+    "'NoneType' object is not iterable",
+)
 PATTERNS = (
     r"Could not infer dtype of (?P<got>NoneType)",
+    r"(?P<inside>)(?:object of type )?'(?P<got>NoneType)' (?:has no len\(\)|object is not (?:subscriptable|iterable))",
     r"batch must contain tensors, (?:numpy arrays, )?numbers, dicts or lists; found <(?:class|type) '(?P<got>[\w.]+)'>",
-    r"batch must contain tensors, (?:numpy arrays, )?numbers, dicts or lists; found (?P<got>object|\w+)",
+    r"batch must contain tensors, (?:numpy arrays, )?numbers, dicts or lists; found (?P<got><U\d{1,9}|\w+)",
 )
 OLD = ("TypeError: batch must contain tensors, numbers, dicts or lists; found <class 'NoneType'>",)
 WHY = (
@@ -29,7 +36,9 @@ CHECK = "`[i for i in range(len(dataset)) if dataset[i] is None]`; `type(dataset
 def explain(event: Event) -> Iterator[Cause]:
     """None, an image, or a class of the user's own."""
     got = event.facts["got"]
-    if event.kind == "RuntimeError" and not is_in(event, "torch/utils/data/_utils/collate.py"):
+    if ("inside" in event.facts or event.kind == "RuntimeError") and not is_in(
+        event, "torch/utils/data/_utils/collate.py"
+    ):
         return  # torch.tensor([1, None]) of the user's own
     if got == "NoneType":
         what, why = (
@@ -40,6 +49,12 @@ def explain(event: Event) -> Iterator[Cause]:
             "return image, label   # at the end of __getitem__, on every way through it",
             "def collate(samples): return default_collate([s for s in samples if s is not None])   # drops what could not be read; from torch.utils.data",
         )
+    elif got.startswith("<U"):
+        what, why = (
+            "a sample holds a NumPy array of texts",
+            "texts have no dtype in torch; they are collated as a list of str",
+        )
+        fix = ("str(...)   # of it, in __getitem__: or the number of the class in its place",)
     elif "PIL" in got:
         what, why = (
             f"a sample holds a PIL image ({got.rpartition('.')[2]})",

@@ -27,6 +27,8 @@ def explain(event: Event) -> Iterator[Cause]:
     if not is_in(event, "torch/utils/data/"):
         return
     kind = event.facts["kind"]
+    if is_in(event, "torch/utils/data/_utils/"):
+        return  # a part of a sample: data-collate-type
     if kind in {"type", "ABCMeta", "_DataPipeType"}:
         yield Cause(
             CODE,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rekindle.explain.catalogue._files import checkpoint_of
 from rekindle.explain.catalogue._words import listed
 from rekindle.explain.cause import Cause
-from rekindle.explain.event import Event
+from rekindle.explain.event import Event, MappingFact
 from rekindle.keys import near_names
 
 CODE, NAME, SINCE = "RK-LOAD-12", "load-key-typo", "0.2"
@@ -35,7 +35,7 @@ def explain(event: Event) -> Iterator[Cause]:
         held = event.live.find_mapping(*named) if named else None
         if held is None and named:
             return
-        if held and not (_is_checkpoint(held.keys) or _READS.search(code)):
+        if held and not (_is_checkpoint(held, code) or _READS.search(code)):
             return  # a batch, a configuration: a dict of the user's own
     if held is None and not (_READS.search(code) or (_NAMED.search(code) and _STATE.search(key))):
         return
@@ -56,14 +56,20 @@ def explain(event: Event) -> Iterator[Cause]:
 
 _SUBSCRIPT = re.compile(r"(\w+)\[")
 _READS = re.compile(r"load_state_dict\(|torch\.load\(")
-_NAMED = re.compile(r"\b(?:ckpt|checkpoint|check_point|snapshot|saved)\w*\[")
+_NAMED = re.compile(r"\b(?:ck|(?:ckpt|checkpoint|check_point|snapshot|saved)(?!s\b)\w*)\[")
+_SETTINGS = re.compile(r"\b\w*(?:cfg|config|conf|settings|opts?|args|params|hparams|options|logs?|metrics|history)\[")
 _STATE = re.compile(r"state|optim|model|sched|epoch|net|scaler|ema|step|weights|loss|best")
 _PARTS = re.compile(r"state_dict|optim|sched|scaler|^epoch$|^model$")
 
 
-def _is_checkpoint(keys: tuple[str, ...]) -> bool:
-    """Whether these are the entries of a training checkpoint, or the names of a state dict."""
-    return any(_PARTS.search(key) for key in keys) or any(key.endswith((".weight", ".bias")) for key in keys)
+def _is_checkpoint(held: MappingFact, code: str) -> bool:
+    """Whether these are the entries of a training checkpoint, or the names of a state dict; settings have such keys too."""
+    if any(key.endswith((".weight", ".bias")) for key in held.keys):
+        return True
+    parts = sum(bool(_PARTS.search(key)) for key in held.keys)
+    if _SETTINGS.search(code) or not parts:
+        return False
+    return bool(_NAMED.search(code)) or parts > 1 or any("state_dict" in key for key in held.keys)
 
 
 EXAMPLE = """

@@ -47,7 +47,7 @@ def explain(event: Event) -> Iterator[Cause]:
     if event.facts.get("argument") == "target":
         yield _target(kind, labels, event.facts.get("loss", "the loss"))
         return
-    if kind in _ORDINARY:
+    if kind in _ORDINARY or (not event.frames and attribute == "size"):
         return
     if attribute in {"size", "argmax"} and not is_in(event, "torch/nn/functional.py", "torch/nn/modules/loss.py"):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rekindle.explain.catalogue._modules import called, code_of
@@ -33,6 +34,8 @@ def explain(event: Event) -> Iterator[Cause]:
     who = f"{kind}.forward" if kind else "forward"
     module = called(event.live.module, "") if event.live and event.live.module else ""
     code = code_of(event)
+    if event.frames and _OWN.search(code) and not any("torch" in frame.path for frame in event.frames):
+        return  # a function of the user's own that is called forward
     fix: tuple[str, ...]
     if facts.get("missing"):
         names = facts["missing"].replace("'", "").replace(" and ", ", ").strip()
@@ -76,6 +79,8 @@ def explain(event: Event) -> Iterator[Cause]:
             fix = (f'batch.pop("{keyword}", None)   # before model(**batch)', *fix[1:])
     yield Cause(CODE, NAME, what=what, why=why, fix=fix, likelihood="certain")
 
+
+_OWN = re.compile(r"(?<![\w.])forward\(")
 
 EXAMPLE = """
 import torch
