@@ -19,9 +19,9 @@ def processor():
     return f"{model or 'unknown processor'}, {os.cpu_count()} cores"
 
 
-def versions():
+def versions(more=()):
     found = [f"Python {platform.python_version()}"]
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -29,10 +29,10 @@ def versions():
     return ", ".join(found)
 
 
-def header(name, options):
-    """Return the lines above a table."""
+def header(name, options, more=()):
+    """Return the lines above a table; `more` are packages whose versions belong there too."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
-    return f"## {day}\n\n    python benchmarks/{name}.py {options}\n\n{processor()}; {versions()}\n"
+    return f"## {day}\n\n    python benchmarks/{name}.py {options}\n\n{processor()}; {versions(more)}\n"
 
 
 def write_result(name, lines):
