@@ -251,6 +251,19 @@ class Detached(nn.Module):
         return self.head(self.body(x).detach().relu())
 
 
+def test_a_bias_whose_gradient_cancels_out_is_no_alarm():
+    """Half of the batch is of each class, and the scores are even: the bias stays, the weight learns."""
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.fill_(0.25)
+        model.bias.zero_()
+    x, y = torch.tensor([[1.0, 2.0, 0.5, 0.0], [0.0, 1.0, 2.0, 3.0]]), torch.tensor([0, 1])
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert not model.bias.grad.any()
+    assert model.weight.grad.any()
+    assert "RK-PIT-14" not in str(rk.check(model, CROSS, (x, y)))
+
+
 def test_a_layer_that_no_gradient_reaches():
     model = Detached()
     assert only(rk.check(model, CROSS, (X, Y))) == (

@@ -153,6 +153,31 @@ def test_a_timm_network_is_taken_from_timms_list_alone(monkeypatch):
     assert len(asked) == 1
 
 
+class FixedSize(nn.Module):
+    """A network that checks the size itself, as the vision transformers of timm and torchvision do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 224, 224)}
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] == 224, "Input height doesn't match model (224)."
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_librarys_network_for_another_size_is_answered_with_its_size(monkeypatch):
+    library = types.ModuleType("timm")
+    library.is_model = lambda _: True
+    library.create_model = lambda _, **__: FixedSize()
+    monkeypatch.setitem(sys.modules, "timm", library)
+    said = refusal("timm:vit")
+    assert said.startswith("model `timm:vit` does not take inputs of shape (3, 32, 32)\n")
+    assert "doesn't match model (224)" in said
+    assert "  do      --size 224" in said
+    assert build_architecture("timm:vit", 3, Preprocessing(224, 224)).head == "head"
+
+
 def test_a_real_timm_network_is_built():
     pytest.importorskip("timm", reason="timm is not installed")
     built = build_architecture("timm:resnet10t", 3, HOW)

@@ -251,6 +251,11 @@ def test_weights_of_another_network_are_called_by_their_name(theirs):
         rk.fit(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7)), theirs.state_dict())
 
 
+def test_names_that_agree_are_shown_with_the_shapes_that_do_not(theirs):
+    with pytest.raises(StateMismatch, match=r"fc\.bias is \[10\] there and \[7\] here"):
+        rk.fit(nn.ModuleDict({"fc": nn.Linear(5, 7)}), {"fc.bias": torch.zeros(10)})
+
+
 def test_dtypes_devices_and_identities_of_the_model_stay(theirs):
     model = SmallResNet().to(torch.bfloat16)
     weight = model.fc.weight

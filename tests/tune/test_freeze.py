@@ -55,6 +55,44 @@ def test_everything_up_to_a_layer_is_frozen_and_what_comes_after_is_trained():
     assert parts == {"layer3", "layer4", "fc"}
 
 
+def test_a_layer_without_parameters_can_be_the_last_that_is_frozen():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()), nn.Linear(4, 2))
+    assert list(rk.freeze(model, until="2.1").trained) == ["3.weight", "3.bias"]
+    rk.unfreeze(model)
+    with pytest.raises(ConfigError, match="neither '0' nor what comes before it has parameters"):
+        rk.freeze(model, until="0")
+    assert not rk.describe_frozen(model).frozen
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """This process as the whole of a gloo group."""
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("order", ["frozen, then wrapped", "wrapped, then frozen"])
+def test_frozen_norms_keep_their_statistics_under_ddp(order, one_process):
+    model = small_networks.SmallResNet()
+    ddp = nn.parallel.DistributedDataParallel
+    if order == "frozen, then wrapped":
+        rk.freeze(model, but="fc")
+        wrapped = ddp(model)
+    else:  # what is frozen afterwards is unused for DDP, which must look for it
+        wrapped = ddp(model, find_unused_parameters=True)
+        assert next(iter(rk.freeze(wrapped, but="fc").frozen)) == "conv1.weight"
+    before = copy.deepcopy(model.state_dict())
+    train_a_step(wrapped)
+    train_a_step(wrapped)
+    assert changed(model, before) == {"fc.weight", "fc.bias"}
+    assert not model.layer3[0].bn1.training
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 def test_norms_stay_in_eval_below_wrappers(wrap):
     model = small_networks.SmallResNet()

@@ -128,8 +128,12 @@ def _outputs(arch: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
     except ConfigError:
         raise
     except Exception as error:
-        if not is_users_code(arch):
-            raise
+        if not is_users_code(arch):  # a library's own check of the size, such as a vision transformer's
+            raise ConfigError(
+                f"model `{arch}` does not take inputs of shape {shape}",
+                why=(str(error).splitlines() or [type(error).__name__])[0],
+                do=_size_of(model, do),
+            ) from error
         raise UserCodeFailed(f"model `{arch}` raised {type(error).__name__} on a picture", error) from error
     if scores.dim() != 2:
         raise ConfigError(
@@ -138,6 +142,14 @@ def _outputs(arch: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
             do="use the classifier of this network",
         )
     return int(scores.shape[1])
+
+
+def _size_of(model: nn.Module, do: str) -> str:
+    """Return the size that a network says it was made for, as an option; `do` where it says none."""
+    known = getattr(model, "pretrained_cfg", None)
+    size = known.get("input_size") if isinstance(known, Mapping) else None
+    side = size[-1] if isinstance(size, tuple | list) and size else getattr(model, "image_size", None)
+    return f"--size {side}" if isinstance(side, int) else do
 
 
 def _with_classes(arch: str, given: dict[str, Any], classes: int) -> dict[str, Any]:

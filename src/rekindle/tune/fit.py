@@ -521,7 +521,12 @@ def plain_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 def _nothing_fits(report: FitReport, shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> StateMismatch:
     there, here = looks_like(plain_shapes(shapes)), looks_like(plain_shapes(wanted))
     words = f"no tensor of {report.source} fits {report.model}"
-    keys = f"its keys look like {next(iter(shapes))}, the model's like {next(iter(wanted), 'none')}"
+    mine = plain_shapes(wanted)
+    same = next((key for key in plain_shapes(shapes) if key in mine), None)
+    if same is None:
+        keys = f"its keys look like {next(iter(shapes))}, the model's like {next(iter(wanted), 'none')}"
+    else:
+        keys = f"{same} is {list(plain_shapes(shapes)[same])} there and {list(mine[same])} here"
     if there:
         keys = f"the weights look like {there}" + (f", the model like {here}" if here else "") + f"; {keys}"
     return StateMismatch(

@@ -120,7 +120,8 @@ class Thaw:
     """A schedule of thawing: from an epoch on, parts are trained that were frozen before.
 
     What is trained is a function of the epoch alone, so a resumed run needs no state of it: call it at the start of
-    every epoch.
+    every epoch. `DistributedDataParallel` averages the gradients of those parameters alone that were trained when it
+    was made: wrap first, with ``find_unused_parameters=True``, and freeze then.
 
     Args:
         model: with all parts frozen that the plan thaws.

@@ -21,6 +21,8 @@ NORMS = (
     nn.LocalResponseNorm,
 )
 
+_DO = "correct the name; print(model) shows all of them"
+
 
 def modules_by_key(model: nn.Module) -> dict[str, nn.Module]:
     """Return canonical name -> module, without wrappers; the model itself is not among them."""
@@ -41,19 +43,39 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
     """
     modules = modules_by_key(model)
     if name not in modules:
-        raise ConfigError(f"the model has no layer {name!r}", why=_near(name, modules))
+        raise ConfigError(f"the model has no layer {name!r}", why=_near(name, modules), do=_DO)
     return modules[name]
 
 
 def keys_until(model: nn.Module, name: str) -> list[str]:
-    """Return the keys of the parameters registered before a module or parameter, and of those in it."""
+    """Return the keys of the parameters registered before a module or parameter, and of those in it.
+
+    The module may be one without parameters, such as a ReLU.
+
+    Raises:
+        ConfigError: there is no such part, or neither it nor what comes before it has parameters.
+    """
     keys = [canonical_key(key) for key, _ in model.named_parameters()]
-    inside = [key for key in keys if key == name or key.startswith(f"{name}.")]
-    if not inside:
-        owners = [part for part in modules_by_key(model) if any(key.startswith(f"{part}.") for key in keys)]
-        what = "no parameters" if name in modules_by_key(model) else "no layer"
-        raise ConfigError(f"the model has {what} {name!r}", why=_near(name, [*owners, *keys]))
-    return keys[: keys.index(inside[-1]) + 1]
+    modules = modules_by_key(model)
+    if name not in modules and name not in keys:
+        raise ConfigError(f"the model has no layer {name!r}", why=_near(name, [*modules, *keys]), do=_DO)
+    known = list(modules)
+    before = known[: known.index(name) + 1] if name in modules else []
+    last = max(
+        (
+            at
+            for at, key in enumerate(keys)
+            if key == name or key.startswith(f"{name}.") or key.rpartition(".")[0] in before
+        ),
+        default=-1,
+    )
+    if last < 0:
+        raise ConfigError(
+            f"neither {name!r} nor what comes before it has parameters",
+            why=f"the first is {keys[0]}" if keys else "",
+            do=_DO,
+        )
+    return keys[: last + 1]
 
 
 def picked_keys(model: nn.Module, patterns: str | Sequence[str], but: str | Sequence[str] = ()) -> list[str]:
@@ -69,7 +91,9 @@ def picked_keys(model: nn.Module, patterns: str | Sequence[str], but: str | Sequ
     wrong = [pattern for pattern in sorted(choice.unused) if not any(Choice((pattern,)).keeps(key) for key in keys)]
     if wrong:
         raise ConfigError(
-            f"{wrong[0]!r} fits no parameter of the model", why=_near(wrong[0], [*modules_by_key(model), *keys])
+            f"{wrong[0]!r} fits no parameter of the model",
+            why=_near(wrong[0], [*modules_by_key(model), *keys]),
+            do=_DO,
         )
     return chosen
 
