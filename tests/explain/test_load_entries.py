@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from explaining import run_example
 
 from rekindle.explain.catalogue._state_dicts import fault_of, refused_of
 from rekindle.explain.event import Event, Frame, event_of
+from rekindle.explain.hooks import explain_exception
 from rekindle.explain.match import causes_of
 from rekindle.explain.report import explain_events
 
@@ -326,3 +328,23 @@ def test_live_the_doctor_is_asked_what_the_file_really_is_and_only_commands_that
     cause = explain_events(run_example(f"{page}torch.load('page.pt')\n", tmp_path).events, strict=True).causes[0]
     assert cause.what == "page.pt is a web page, not a checkpoint (7 bytes)"
     assert cause.why.endswith("[RK-FILE-03]")
+
+
+def test_settings_with_keys_of_a_checkpoint_are_no_checkpoint():
+    cfg = {"model": {"name": "r18"}, "epoch": 3}
+    with pytest.raises(KeyError) as caught:
+        cfg["optimizer"]
+    assert explain_exception(caught.value).causes == ()
+    checkpoint = {"model": {"name": "r18"}, "epoch": 3}
+    with pytest.raises(KeyError) as caught:
+        checkpoint["optimizer"]
+    assert [cause.code for cause in explain_exception(caught.value).causes] == ["RK-LOAD-12"]
+
+
+def test_the_name_of_a_file_is_not_a_key_of_what_is_saved():
+    text = "RuntimeError: [enforce fail at inline_container.cc:747] . open file failed with strerror: Is a directory"
+    event = event_of(text)
+    frame = Frame("train.py", 3, "main", 'torch.save({"weights": 1}, "out")')
+    [cause] = causes_of(replace(event, frames=(frame,)), strict=True)
+    assert cause.code == "RK-LOAD-45"
+    assert "weights" not in cause.what

@@ -249,3 +249,13 @@ def test_a_megabyte_of_training_is_read_in_a_fraction_of_a_second():
     report = explain_text("\n".join(lines) + f"\n{BLOCK}{LINEAR}\n", strict=True)
     assert time.process_time() - begin < 2
     assert report.causes[0].code == "RK-SHAPE-01"
+
+
+def test_passwords_and_tokens_of_the_users_line_are_not_said_again():
+    log = (LOGS / "plain/token.log").read_text()
+    assert "p455w0rd-of-ada" in log
+    assert "t0k3n-of-ada" in log
+    [cause] = explain_text(log, strict=True).causes
+    said = " ".join((cause.what, cause.why, *cause.fix, cause.where))
+    assert "https://***@models.example/net.pt?token=*** is an address" in said
+    assert "of-ada" not in said

@@ -236,3 +236,15 @@ def test_the_real_message_without_tensorboard_is_the_recorded_one(monkeypatch):
     with pytest.raises(ModuleNotFoundError) as caught:
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401 - the import fails
     assert explain_exception(caught.value).causes[0].code == "RK-MISC-19"
+
+
+def test_a_tuple_of_tensors_is_told_from_a_tuple_of_the_users_own():
+    output = (torch.ones(2), torch.ones(2))
+    with pytest.raises(AttributeError) as caught:
+        output.size(0)  # type: ignore[attr-defined] # that is the test
+    assert [cause.code for cause in explain_exception(caught.value).causes] == ["RK-MISC-20"]
+    output = (1, 2)
+    with pytest.raises(AttributeError) as caught:
+        output.size(0)  # type: ignore[attr-defined] # that is the test
+    assert explain_exception(caught.value).causes == ()
+    assert causes_of(event_of("AttributeError: 'tuple' object has no attribute 'size'"), strict=True) == []

@@ -86,7 +86,9 @@ def _run_here(script: Path, folder: Path) -> Ran:
             )
             try:
                 runpy.run_path(str(script), run_name="__main__")
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the example may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the example may raise anything; CheckpointException is no Exception
                 if not isinstance(error, SystemExit) or error.code:
                     events = events_of_exception(error)
                     text = "".join(traceback.format_exception(error))

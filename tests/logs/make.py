@@ -101,6 +101,47 @@ if __name__ == "__main__":
     for batch in DataLoader(Images(), batch_size=2, num_workers=1):
         pass
 """,
+    "worker/none_sample": """
+from torch.utils.data import DataLoader, Dataset
+
+class Images(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return None if index == 3 else (index, 1)
+
+if __name__ == "__main__":
+    for batch in DataLoader(Images(), batch_size=2, num_workers=1):
+        pass
+""",
+    "chained/inside_a_message": """
+import torch
+import torch.distributed.checkpoint as dcp
+
+dcp.save({"weight": torch.ones(2)}, checkpoint_id="step-1")
+dcp.load({"weight": torch.ones(2), "bias": torch.ones(3)}, checkpoint_id="step-1")
+""",
+    "plain/sliced": """
+import torch
+from torch import nn
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, words):
+        out = self.rnn(words)
+        return self.head(out[:, -1])
+
+Reader()(torch.ones(2, 5, 4))
+""",
+    "plain/token": """
+import torch
+
+torch.load("https://ada:p455w0rd-of-ada@models.example/net.pt?token=t0k3n-of-ada")
+""",
     "worker/spawn": NET
     + """
 import torch.multiprocessing as mp
@@ -192,6 +233,15 @@ except RuntimeError as error:
     "ordinary/bool_compare": "sorted([1, 'a'])\n",
     "ordinary/own_runtime": "def step():\n    raise RuntimeError('training diverged: loss is 3.4e38')\n\nstep()\n",
     "ordinary/key_of_settings": "settings = {'model': {}}\nsettings['model']['hidden_size']\n",
+    "ordinary/key_of_saved": "saved_args = {'model': 'r18'}\nsaved_args['sched']\n",
+    "ordinary/key_of_checkpoints": "checkpoints = {'epoch_1': 'a.pt'}\ncheckpoints['epoch_9']\n",
+    "ordinary/own_forward": "def forward(x, mask):\n    return x\n\nforward(1)\n",
+    "ordinary/own_step": "def step(metrics):\n    return metrics\n\nstep()\n",
+    "ordinary/tuple_of_sizes": "class Box:\n    target = (1, 2)\n\nmodel_box = Box()\nmodel_box.target.shape\n",
+    "ordinary/tuple_sliced": "pair = (1, 2)\npair[0, 1]\n",
+    "ordinary/not_iterable": "class Net:\n    pass\n\nfor p in Net():\n    pass\n",
+    "ordinary/folder": "open('/tmp')\n",
+    "ordinary/no_length": "len(None)\n",
     "ordinary/keyboard": "raise KeyboardInterrupt\n",
     "ordinary/killed_child": "import subprocess\nsubprocess.run(['false'], check=True)\n",
     "ordinary/memory": "raise MemoryError\n",

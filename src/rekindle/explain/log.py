@@ -265,7 +265,7 @@ def _chains(stream: _Stream) -> Iterator[Chain]:
 
 def _wrapping(outer: Event, inner: Event) -> Event:
     """Return what a worker's failure is wrapped in with the failure itself, as the live message has it."""
-    return replace(outer, message=f"{outer.message}\n{inner.text}", frames=inner.frames or outer.frames)
+    return replace(outer, message=f"{outer.message}\n{inner.text}", frames=(*outer.frames, *inner.frames))
 
 
 def _link(stream: _Stream, last: int, position: int) -> str:
@@ -279,6 +279,8 @@ def _link(stream: _Stream, last: int, position: int) -> str:
     before = stream.lines[last]
     head = stream.lines[position].partition(_MARK)[0]
     if head.rstrip().endswith("Original") or "terminated with the following error" in " ".join([before, *said]):
+        return "inner"
+    if "(RANK " in stream.lines[position] and not said:  # inside the message of a CheckpointException
         return "inner"
     if head.strip() == "|" and not said:  # a member of an exception group
         return "inner"

@@ -30,7 +30,7 @@ UNKNOWN = "FILE"
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".th", ".pkl", ".pickle", ".t7", ".model")
 _WRITTEN = re.compile(
-    r"\b(?:load|load_file|load_model|safe_open|save|save_file)\([^\"'\n]{0,80}?[rf]?[\"']([^\"'\n]+)[\"']"
+    r"\b(?:load|load_file|load_model|safe_open|save|save_file)\([^\"'\n]{0,80}?[rf]?[\"']([^\"'\n]+)[\"'](?!\s?[:\]])"
 )
 _READERS = (
     "torch/serialization.py",

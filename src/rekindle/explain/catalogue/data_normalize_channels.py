@@ -28,6 +28,7 @@ CHECK = "`image.shape[0]` and `len(mean)`."
 def explain(event: Event) -> Iterator[Cause]:
     """Only of an image: three dimensions that differ in the first, or inside torchvision's normalize."""
     inside = is_in(event, "normalize")
+    is_own = inside and event.user_frame is not None and event.user_frame == event.frames[-1]
     if "a" in event.facts:
         if not inside:
             return  # shape-broadcast
@@ -45,7 +46,7 @@ def explain(event: Event) -> Iterator[Cause]:
     yield Cause(
         CODE,
         NAME,
-        what=f"the image has {have} {'channel' if have == 1 else 'channels'}, Normalize has {want} means",
+        what=f"the image has {have} {'channel' if have == 1 else 'channels'}, {'the mean' if is_own else 'Normalize'} has {want}{'' if is_own else ' means'}",
         why="it takes one mean and one standard deviation for each channel",
         fix=(
             f"transforms.Normalize(({one}{comma}), ({one}{comma}))   # {have} of each",
@@ -57,7 +58,7 @@ def explain(event: Event) -> Iterator[Cause]:
             f"transforms.Normalize(mean, std)   # with {have} numbers in each",
             'Image.open(path).convert("RGB")   # if this file has another number of channels than the rest: 4 is RGBA',
         ),
-        likelihood="certain" if inside else "likely",
+        likelihood="certain" if inside and not is_own else "likely",
     )
 
 

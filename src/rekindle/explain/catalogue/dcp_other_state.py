@@ -25,6 +25,7 @@ CHECK = "`rekindle inspect FOLDER --tree` lists names and sizes."
 def explain(event: Event) -> Iterator[Cause]:
     """The name, and both sizes where those differ."""
     facts = event.facts
+    fix: tuple[str, ...]
     if facts.get("key", ""):
         what = f"the checkpoint has no entry {facts['key']}"
         why = "dcp.load fills what it is given, and each name of that has to be there: another nesting, a wrapper's prefix, or a part that was not saved"

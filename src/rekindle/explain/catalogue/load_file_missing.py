@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -39,6 +40,16 @@ def explain(event: Event) -> Iterator[Cause]:
     if is_saving(event) or path.endswith(".metadata"):
         return
     if not is_loading(event) and not (not event.frames and path.endswith(_SUFFIXES)):
+        return
+    if re.match(r"[a-z0-9]{1,20}://", path):
+        yield Cause(
+            CODE,
+            NAME,
+            what=f"{path} is an address, and was looked for as a file",
+            why="torch.load opens files of this machine; an address has to be fetched first",
+            fix=("torch.hub.load_state_dict_from_url(address)   # fetches it once, and keeps it",),
+            likelihood="certain",
+        )
         return
     folder, near = _looked_up(path) if event.live else ("", [])
     relative = not os.path.isabs(path)

@@ -37,6 +37,8 @@ def explain(event: Event) -> Iterator[Cause]:
             return
         if held and not (_is_checkpoint(held, code) or _READS.search(code)):
             return  # a batch, a configuration: a dict of the user's own
+    if held is None and (_SETTINGS.search(code) and not _READS.search(code)):
+        return
     if held is None and not (_READS.search(code) or (_NAMED.search(code) and _STATE.search(key))):
         return
     file = checkpoint_of(event)

@@ -77,7 +77,14 @@ def explain(event: Event) -> Iterator[Cause]:
         )
         if keyword in {"labels", "input_ids", "attention_mask", "token_type_ids", "return_dict"}:
             fix = (f'batch.pop("{keyword}", None)   # before model(**batch)', *fix[1:])
-    yield Cause(CODE, NAME, what=what, why=why, fix=fix, likelihood="certain")
+    yield Cause(
+        CODE,
+        NAME,
+        what=what,
+        why=why,
+        fix=fix,
+        likelihood="certain" if not event.frames or any("torch" in frame.path for frame in event.frames) else "likely",
+    )
 
 
 _OWN = re.compile(r"(?<![\w.])forward\(")

@@ -22,7 +22,6 @@ WHY = "A function that ends without `return` gives `None`. Mostly it is a `forwa
 CHECK = "The last line of the `forward` that ran before: does it say `return`?"
 _OF_TENSORS = {
     "view",
-    "size",
     "dim",
     "detach",
     "unsqueeze",

@@ -68,7 +68,7 @@ def explain(event: Event) -> Iterator[Cause]:
     yield Cause(
         CODE,
         NAME,
-        what=f"{holder} is a tuple of tensors, not a tensor"
+        what=f"{holder} is a tuple{' of tensors' if event.live else ''}, not a tensor"
         if holder and not given.is_in_layer
         else f"{given.taker} got a tuple, not a tensor"
         if not given.attribute or given.is_in_layer
@@ -107,9 +107,7 @@ def _is_tensors_own(event: Event, attribute: str) -> bool:
 
 
 _LOSS = re.compile(r"_loss|^kl_div$|^binary_cross_entropy")
-_OUTPUT = re.compile(
-    r"outs?|outputs?|logits|preds?|predictions?|hidden|hidden_states?|features|feats|scores|x|y_hat|y_pred"
-)
+_OUTPUT = re.compile(r"outs?|outputs?|logits|preds?|predictions?|hidden|hidden_states?|y_hat|y_pred")
 
 
 EXAMPLE = """

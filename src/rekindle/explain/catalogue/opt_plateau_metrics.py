@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rekindle.explain.catalogue._modules import code_of
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
 
@@ -17,8 +18,10 @@ WHY = "Other schedulers count; `ReduceLROnPlateau` lowers the rate when a number
 CHECK = "`type(scheduler)`."
 
 
-def explain(event: Event) -> Iterator[Cause]:  # noqa: ARG001 - the message says all of it
-    """One cause: the number is missing."""
+def explain(event: Event) -> Iterator[Cause]:
+    """One cause: the number is missing; a step() of the user's own is left alone."""
+    if "ReduceLROnPlateau" not in event.message and event.frames and "sched" not in code_of(event):
+        return
     yield Cause(
         CODE,
         NAME,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rekindle.explain.catalogue._modules import code_of, tensors_in_line
+from rekindle.explain.catalogue._modules import code_of, is_in, tensors_in_line
 from rekindle.explain.catalogue._words import shape_text
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event, TensorFact
@@ -39,6 +39,10 @@ def explain(event: Event) -> Iterator[Cause]:
     facts = event.facts
     met = tensors_in_line(event)
     code = code_of(event)
+    if is_in(event, "torchvision/transforms/_functional_tensor.py", "torchvision/transforms/functional.py") and is_in(
+        event, "normalize"
+    ):
+        return  # data-normalize-channels
     if "output" in facts:
         yield Cause(
             CODE,

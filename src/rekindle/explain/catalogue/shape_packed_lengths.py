@@ -31,6 +31,7 @@ CHECK = "Print `lengths`."
 def explain(event: Event) -> Iterator[Cause]:
     """Which of the three rules was broken."""
     facts = event.facts
+    fix: tuple[str, ...]
     if facts.get("sorted", ""):
         what = "the lengths of the sequences are not in falling order"
         why = "by default the longest comes first"
