@@ -465,7 +465,7 @@ def nobodys(text: str, folder: Path) -> str:
     text = re.sub(r"[^\s\"'(<]*/lib/python3\.(\d+)/(?!site-packages)", r"/usr/lib/python3.\1/", text)
     text = re.sub(r"(?m)^(\s*File \")?/[^\s\"]*/bin/", r"\g<1>/opt/venv/bin/", text)
     text = re.sub(r"of binary: \S+", "of binary: /opt/venv/bin/python", text)
-    text = re.sub(r"/tmp/torchelastic\S+/(\d+)/error.json", r"/tmp/torchelastic/\1/error.json", text)
+    text = re.sub(r"/tmp/torchelastic\S+/(\d+)/error.json", r"torchelastic/\1/error.json", text)
     return re.sub(r"host *: \S+", "host      : node07", text)
 
 

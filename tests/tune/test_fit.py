@@ -94,7 +94,7 @@ def test_two_branches_that_fit_equally_are_named_and_take_decides(theirs):
     both = {f"student.{key}": value for key, value in theirs.state_dict().items()}
     both |= {f"teacher.{key}": value for key, value in other.state_dict().items()}
     model = SmallResNet()
-    with pytest.raises(StateMismatch):
+    with pytest.raises(StateMismatch, match=r"`student\.` and `teacher\.` fit equally well.*take='student' decides"):
         rk.fit(model, both)
     rk.fit(model, both, take="teacher")
     assert equal(model, other.state_dict())

@@ -108,3 +108,19 @@ def test_what_cannot_be_a_head_is_refused(wish, words):
         rk.replace_head(small_networks.SmallResNet(), **wish)
     with pytest.raises(ConfigError, match="no layer of the model can be its head"):
         rk.replace_head(nn.ReLU(), 2)
+
+
+def test_the_number_of_classes_in_a_configuration_changes_and_named_labels_of_the_right_number_stay():
+    class Config:
+        def __init__(self) -> None:
+            self.num_labels = 1000
+            self.id2label = {number: f"LABEL_{number}" for number in range(1000)}
+
+    model = nn.Sequential(OrderedDict(classifier=nn.Linear(3, 1000)))
+    model.config = Config()
+    rk.replace_head(model, 2)
+    assert model.config.num_labels == 2
+    model.config.id2label = {0: "ant", 1: "bee"}
+    model.config.num_labels = "not asked"
+    rk.replace_head(model, 2)
+    assert model.config.num_labels == "not asked"

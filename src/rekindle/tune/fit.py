@@ -529,6 +529,8 @@ def _nothing_fits(report: FitReport, shapes: Mapping[str, Shape], wanted: Mappin
         keys = f"{same} is {list(plain_shapes(shapes)[same])} there and {list(mine[same])} here"
     if there:
         keys = f"the weights look like {there}" + (f", the model like {here}" if here else "") + f"; {keys}"
+    if report.notes:  # what was found to fit in more than one way
+        return StateMismatch(words, why="; ".join(report.notes), do="say which is meant: take='...'")
     return StateMismatch(
         words,
         why=keys,
