@@ -13,7 +13,7 @@ import torch
 from rekindle.errors import StateMismatch
 from rekindle.run.host_tensors import (
     HostBytes,
-    copy_to_host,
+    HostCopies,
     is_dense,
     new_host_buffer,
     quantizer_of,
@@ -63,6 +63,7 @@ def capture_all(tracked: Mapping[str, object], shelf: Shelf) -> tuple[dict[str, 
             entries[name] = _capture_optimizer(name, value, files[name], shelf, names, notes)
         else:
             entries[name] = _capture_object(name, value, shelf)
+        shelf.finish_copies()  # before the next object is asked: this one's state may be in memory that they share
     return entries, notes
 
 
@@ -96,6 +97,7 @@ class Shelf:
         self.spare = spare
         self._ranks = ranks
         self._taken: set[tuple[str, str]] = set()
+        self._pending = HostCopies()
         self._copies: dict[tuple[str, str], torch.Tensor] = {}
         self.sharded: dict[str, dict[str, ShardedTensor]] = {}
         self.sharded_bytes = 0
@@ -196,6 +198,10 @@ class Shelf:
         """Return the host copy that a reference of this shelf names; None where another process has it."""
         return self._copies.get((reference.file, reference.key))
 
+    def finish_copies(self) -> None:
+        """Have all host memory copied that was put here; what CUDA devices were told to copy is another matter."""
+        self._pending.finish()
+
     def finish_shards(self) -> bytes:
         """Put what says where parts lie among the small files; return it all, the same in every process."""
         found = {name: encode_shards(tensors) for name, tensors in sorted(self.sharded.items())}
@@ -267,7 +273,7 @@ class Shelf:
         if spare is None or spare.dtype != tensor.dtype or spare.shape != tensor.shape:
             spare = new_host_buffer(tensor)
         if tensor.numel():
-            copy_to_host(spare, tensor)
+            self._pending.add(spare, tensor)
             if tensor.is_cuda:
                 self.devices.add(tensor.device)
         self.buffers[file, key] = spare

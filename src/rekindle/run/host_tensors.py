@@ -5,25 +5,28 @@ Law: bits are moved, never converted; a tensor that comes back has the type, sha
 
 from __future__ import annotations
 
+import cmath
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from rekindle.errors import StateMismatch, UnreadableFile
 from rekindle.source import CHUNK_BYTES
+from rekindle.store.crew import Crew, spare_threads
 from rekindle.store.plain import Json, Path, encode, path_text
 from rekindle.store.state import Reference
 from rekindle.tensors import DTYPES
 
 __all__ = [
     "HostBytes",
+    "HostCopies",
     "alike",
     "all_finite",
     "copy_bits",
-    "copy_to_host",
     "dtype_named",
     "is_dense",
     "items_of",
@@ -39,6 +42,9 @@ __all__ = [
 # Torch sums longer tensors with several threads, which would take processors away from the training.
 _SUMMED_AT_ONCE = 32_768
 _CHUNK_BYTES = 8 * 1024**2
+_LARGE_BYTES = 64 * 1024
+_PIECE_BYTES = 4 * 1024**2
+_PIECES_WORTH_A_THREAD = 8
 _SUMMED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128})
 
 
@@ -90,20 +96,43 @@ def touch(buffer: torch.Tensor) -> None:
         ctypes.memset(buffer.data_ptr(), 0, buffer.nbytes)
 
 
-def copy_to_host(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a tensor into a contiguous host buffer of its type and shape.
+class HostCopies:
+    """Copies of tensors into contiguous host buffers of their type and shape.
 
-    From a CUDA device into pinned memory the copy is only ordered: it is done, before anything that is ordered after it
-    on this stream, once an event that is recorded now has come. All else is done when this returns, by one thread where
-    the elements lie in one block: torch would use several, and wait long for them where other processes (data loaders)
-    keep the processors busy.
+    From a CUDA device into pinned memory a copy is only ordered: it is done, before anything that is ordered after it
+    on this stream, once an event that is recorded now has come. Large blocks of host memory are copied in `finish`, by
+    several threads where there is much of it: this one does what no other has begun, so it never waits for one that
+    the system gives no processor to (torch's own threads wait for each other, long where data loaders keep all busy).
+    All else is done at once.
     """
-    plain = source.device.type == "cpu" and source.is_contiguous() and not (source.is_conj() or source.is_neg())
-    if plain and source.nbytes:
-        ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
-        return
-    with torch.no_grad():
-        target.copy_(source, non_blocking=source.is_cuda and target.is_pinned())
+
+    def __init__(self) -> None:
+        """Nothing is put off yet."""
+        self._later: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def add(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy a tensor now, or have `finish` do it; neither may change before."""
+        plain = source.device.type == "cpu" and source.is_contiguous() and not (source.is_conj() or source.is_neg())
+        if plain and source.nbytes >= _LARGE_BYTES:
+            self._later.append((target, source))
+        elif plain and source.nbytes:
+            ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+        else:
+            with torch.no_grad():
+                target.copy_(source, non_blocking=source.is_cuda and target.is_pinned())
+
+    def finish(self) -> None:
+        """Do what was put off."""
+        pieces = [
+            partial(
+                ctypes.memmove, target.data_ptr() + at, source.data_ptr() + at, min(_PIECE_BYTES, source.nbytes - at)
+            )
+            for target, source in self._later
+            for at in range(0, source.nbytes, _PIECE_BYTES)
+        ]
+        with Crew(pieces, spare_threads() if len(pieces) >= _PIECES_WORTH_A_THREAD else 0) as crew:
+            crew.results()
+        self._later.clear()
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
@@ -113,7 +142,7 @@ def all_finite(tensor: torch.Tensor) -> bool:
     # A sum is finite only if all is, and costs a tenth of asking each element; it may overflow without one.
     flat = tensor.reshape(-1)
     parts = (flat[at : at + _SUMMED_AT_ONCE] for at in range(0, flat.numel(), _SUMMED_AT_ONCE))
-    return all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in parts)
+    return all(cmath.isfinite(part.sum().item()) or bool(torch.isfinite(part).all()) for part in parts)
 
 
 def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -179,6 +179,7 @@ def capture(
     shelf = Shelf(dict(spare or {}) if reuse is None else dict(reuse.buffers), ranks=ranks)
     entries, notes = capture_all(tracked, shelf)
     kept = encode(dict(extra), ("run",), shelf.leaf(STATE_TENSORS))
+    shelf.finish_copies()
     state = encode_state(State(entries, kept))
     shards = shelf.finish_shards()
     writers: dict[str, Callable[[Out], None]] = {file: tensor_writer(tensors) for file, tensors in shelf.files.items()}

@@ -1,0 +1,97 @@
+"""Pieces of work that several threads share for a moment.
+
+Each piece is one long call that lets go of the interpreter: a digest, a copy of memory.
+
+Law: whoever waits for a result lends a hand. So the work is never slower than by one thread alone, and ends even where
+the system has no thread left.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Generic, TypeVar
+
+__all__ = ["Crew", "spare_threads"]
+
+_MOST_THREADS = 4  # memory and disk are the slower ones from here on, and a training wants its processors
+
+_Result = TypeVar("_Result")
+
+
+def spare_threads() -> int:
+    """Return how many threads may work beside the one that is there: at least 1, at most 4."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_THREADS, there - 1))
+
+
+class Crew(Generic[_Result]):
+    """Work that is being done until the end of a ``with`` block, and whose results can be asked for in it.
+
+    Args:
+        jobs: what returns each result; called once at most, from any thread, in about this order.
+        threads: how many to start; 0 leaves it all to those who ask.
+    """
+
+    def __init__(self, jobs: Sequence[Callable[[], _Result]], threads: int) -> None:
+        """Nothing is begun yet."""
+        self._jobs = jobs
+        self._left = deque(range(len(jobs)))
+        self._found: dict[int, tuple[_Result] | BaseException] = {}
+        self._news = threading.Condition()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(threads, len(jobs)))]
+
+    def __enter__(self) -> Crew[_Result]:
+        """Start the threads."""
+        started = []
+        with suppress(RuntimeError):  # none left, or the interpreter is on its way out
+            for thread in self._threads:
+                thread.start()
+                started.append(thread)
+        self._threads = started
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Drop what nobody has begun, and wait for the rest: nobody touches the memory any more."""
+        self._left.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def results(self) -> list[_Result]:
+        """Return the results of all jobs, in order, or raise what the first of them raised."""
+        return [self.result(number) for number in range(len(self._jobs))]
+
+    def result(self, number: int) -> _Result:
+        """Return what a job returned, or raise what it raised; jobs that nobody has begun are done here meanwhile."""
+        while number not in self._found and self._step():
+            pass
+        with self._news:
+            self._news.wait_for(lambda: number in self._found)
+        found = self._found[number]
+        if isinstance(found, BaseException):
+            raise found
+        return found[0]
+
+    def _work(self) -> None:
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Do one job that is left; False where none is."""
+        try:
+            number = self._left.popleft()
+        except IndexError:
+            return False
+        found: tuple[_Result] | BaseException
+        try:
+            found = (self._jobs[number](),)
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            found = error
+        with self._news:
+            self._found[number] = found
+            self._news.notify_all()
+        return True
