@@ -18,7 +18,7 @@ __all__ = ["linking"]  # for those who name a saver by this module
 
 
 def _manifest(step):
-    facts = {name: FileFacts(len(data), hashlib.sha256(data).hexdigest()) for name, data in contents(step).items()}
+    facts = {name: FileFacts(len(data), (hashlib.sha256(data).hexdigest(),)) for name, data in contents(step).items()}
     return encode_manifest(step, facts, {})
 
 

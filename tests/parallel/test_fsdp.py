@@ -213,7 +213,7 @@ def test_parts_that_do_not_cover_a_tensor_are_an_error_even_where_every_digest_h
         parts[:] = parts[:2] if change == "drop" else [*parts, parts[0]]
         data = json.dumps(body).encode()
         (snapshot / "model.shards.json").write_bytes(data)
-        files = {**manifest.files, "model.shards.json": FileFacts(len(data), hashlib.sha256(data).hexdigest())}
+        files = {**manifest.files, "model.shards.json": FileFacts(len(data), (hashlib.sha256(data).hexdigest(),))}
         (snapshot / "manifest.json").write_bytes(encode_manifest(manifest.step, files, manifest.facts))
         assert verify(str(snapshot)) is None
         findings = rk.inspect(snapshot).findings

@@ -26,7 +26,7 @@ from rekindle.store import commit as commits
 from rekindle.store.find import newest_good
 from rekindle.store.layout import list_snapshots, snapshot_path
 from rekindle.store.lock import hold
-from rekindle.store.manifest import verify
+from rekindle.store.manifest import Damage, verify
 
 PATIENCE_S = 30.0
 
@@ -108,7 +108,7 @@ def value_in(snapshot):
 
 def save_at(run, model):
     """Make a step at whose boundary a snapshot is taken."""
-    run._saver.ask()
+    run._core.saver.ask()
     step(run, model)
 
 
@@ -132,7 +132,7 @@ def test_the_loop_goes_on_while_a_snapshot_is_written_and_it_holds_the_state_of_
         step(run, model)
     assert (saved, list_snapshots(run.folder)) == ([], [])
     disk.gate.set()
-    wait_until(lambda: run._saver.under_way.done)
+    wait_until(lambda: run._core.saver.under_way.done)
     assert saved == []
     step(run, model)
     assert saved == [(1, 7, threading.main_thread())]
@@ -175,7 +175,7 @@ def test_or_is_left_out_and_said_so_unless_it_was_asked_for(begin, disk, capsys)
     for _ in range(7):
         step(run, model)
     disk.gate.set()
-    wait_until(lambda: run._saver.under_way.done)
+    wait_until(lambda: run._core.saver.under_way.done)
     step(run, model)
     save_at(run, model)
     run.close()
@@ -216,8 +216,8 @@ def test_the_state_is_held_once_more_and_no_more(begin):
     places = set()
     for _ in range(4):
         step(run, model)
-        run._saver.settle(run.note)
-        places.add(tuple(copy.data_ptr() for key, copy in run._saver._captured.buffers.items() if key[0][0] == "m"))
+        run._core.saver.settle(run.note)
+        places.add(tuple(copy.data_ptr() for key, copy in run._core.saver._captured.buffers.items() if key[0][0] == "m"))
     assert len(places) == 1
 
 
@@ -231,11 +231,11 @@ def test_the_memory_for_the_copies_is_there_before_the_first_save(begin, monkeyp
     optimizer.step()
     optimizer.zero_grad()
     run.step()
-    wait_until(lambda: run._saver._reserving.done)
-    ready = {place: buffer.data_ptr() for place, buffer in run._saver._reserving._results[0].items()}
+    wait_until(lambda: run._core.saver._reserving.done)
+    ready = {place: buffer.data_ptr() for place, buffer in run._core.saver._reserving._results[0].items()}
     assert ("optimizer.safetensors", "model.weight.exp_avg") in ready
     save_at(run, model)
-    copies = run._saver._captured.buffers
+    copies = run._core.saver._captured.buffers
     assert {place: copies[place].data_ptr() for place in ready} == ready
     run.close()
     assert verify(snapshot_path(run.folder, 2)) is None
@@ -257,7 +257,7 @@ def test_a_device_copies_in_order_into_pinned_memory_and_the_program_goes_on(beg
     run.track(model=model)
     for _ in range(9):
         step(run, model)  # changes what is being copied, with nobody waiting for the copy
-    copies = run._saver._captured
+    copies = run._core.saver._captured
     assert copies.copied
     assert all(copy.is_pinned() for copy in copies.buffers.values() if copy.dtype == torch.float32)
     run.close()
@@ -273,16 +273,16 @@ def test_a_failed_save_is_raised_at_the_next_step_and_the_next_save_may_do_bette
     run = begin(keep_best="min:loss")
     model = tracked(run)
     save_at(run, model)
-    run._saver.settle(run.note)
-    whole = (run._saver.last_step, run.best)
+    run._core.saver.settle(run.note)
+    whole = (run._core.saver.last_step, run.best)
     run.log(loss=0.5)
     disk.error = errno.ENOSPC
     step(run, model)
-    wait_until(lambda: run._saver.under_way.done)
+    wait_until(lambda: run._core.saver.under_way.done)
     with pytest.raises(OSError, match="No space left") as caught:
         step(run, model)
     assert caught.value.__notes__ == [f"while saving step 2 to {run.folder}; earlier snapshots are untouched"]
-    assert (run._saver.last_step, run.best) == whole
+    assert (run._core.saver.last_step, run.best) == whole
     assert [listed.step for listed in list_snapshots(run.folder)] == [1]
     assert not [name for name in os.listdir(os.path.join(run.folder, "snapshots")) if name.startswith(".")]
     disk.error = 0
@@ -308,7 +308,7 @@ def test_and_raised_there_where_that_fails_as_well(begin, disk):
     save_at(run, model)
     with pytest.raises(OSError, match="Input/output error"):
         run.close()
-    assert not run._lock.held
+    assert not run._core.lock.held
     disk.for_all = False
 
 
@@ -413,8 +413,8 @@ def test_a_forked_child_neither_waits_for_the_save_nor_takes_it_for_its_own(begi
         code = 1
         try:
             assert not writer._under_way
-            run._saver.settle(run.note)
-            code = 0 if run._saver.under_way is None and run._saver.last_step == -1 else 2
+            run._core.saver.settle(run.note)
+            code = 0 if run._core.saver.under_way is None and run._core.saver.last_step == -1 else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -441,9 +441,9 @@ def save_now(run, model, count=1):
     for _ in range(count):
         with torch.no_grad():
             next(p for p in model.parameters() if p.requires_grad).add_(1)
-        run._saver.ask()
+        run._core.saver.ask()
         run.step()
-        run._saver.settle(run.note)
+        run._core.saver.settle(run.note)
 
 
 def test_a_teacher_that_never_changes_is_written_once_and_outlives_the_first_snapshot(begin):
@@ -469,11 +469,11 @@ def test_one_element_that_changes_is_noticed(begin):
     model, teacher = big(), big(1)
     run.track(model=model, teacher=teacher)
     save_now(run, model)
-    before = run._saver._captured.samples()["teacher.safetensors"]
+    before = run._core.saver._captured.samples()["teacher.safetensors"]
     with torch.no_grad():
         teacher[0].weight.view(-1)[600] += 1e-3
     save_now(run, model)
-    assert run._saver._captured.samples()["teacher.safetensors"] == before
+    assert run._core.saver._captured.samples()["teacher.safetensors"] == before
     assert inodes(run, 1)["teacher.safetensors"] != inodes(run, 2)["teacher.safetensors"]
     other = big(2)
     restore(snapshot_path(run.folder, 2), {"teacher": other})
@@ -589,9 +589,9 @@ def test_a_thousand_flipped_bits_and_cuts_are_all_noticed_and_stepped_over(begin
     model(torch.ones(2, 40)).sum().backward()
     for _ in range(2):
         optimizer.step()
-        run._saver.ask()
+        run._core.saver.ask()
         run.step()
-    run._saver.settle(run.note)
+    run._core.saver.settle(run.note)
     newest = snapshot_path(run.folder, 2)
     chance = random.Random(0)
     whole = {name: Path(newest, name).read_bytes() for name in sorted(os.listdir(newest))}
@@ -614,15 +614,56 @@ def test_a_thousand_flipped_bits_and_cuts_are_all_noticed_and_stepped_over(begin
     assert read(newest).step == 2
 
 
+def with_manifest(folder, change):
+    """Put another manifest over a snapshot's files, whose own digest holds; return its bytes."""
+    path = Path(folder, "manifest.json")
+    body = json.loads(path.read_text())
+    del body["sha256_of_all_above"]
+    text = json.dumps(change(body), indent=2, sort_keys=True).removesuffix("\n}").encode()
+    digest = hashlib.sha256(text).hexdigest()
+    path.write_bytes(text + f',\n  "sha256_of_all_above": "{digest}"\n}}\n'.encode())
+    return path.read_bytes()
+
+
 def of_another_version(run, step):
     """Make a snapshot one of a rekindle to come: whole, and in a format that this one cannot know."""
-    path = os.path.join(snapshot_path(run.folder, step), "manifest.json")
-    body = json.loads(Path(path).read_text())
-    del body["sha256_of_all_above"]
-    text = json.dumps({**body, "format_version": 99}, indent=2, sort_keys=True).removesuffix("\n}").encode()
-    digest = hashlib.sha256(text).hexdigest()
-    Path(path).write_bytes(text + f',\n  "sha256_of_all_above": "{digest}"\n}}\n'.encode())
-    return Path(path).read_bytes()
+    return with_manifest(snapshot_path(run.folder, step), lambda body: {**body, "format_version": 99})
+
+
+def of_the_version_before(folder):
+    """Make a snapshot one of the rekindle that digested whole files."""
+
+    def change(body):
+        del body["block_bytes"]
+        for name, entry in body["files"].items():
+            del entry["sha256_of_blocks"]
+            entry["sha256"] = hashlib.sha256(Path(folder, name).read_bytes()).hexdigest()
+        return {**body, "format_version": 1}
+
+    with_manifest(folder, change)
+
+
+def test_a_run_goes_on_from_a_snapshot_of_the_version_before(begin):
+    run = begin(keep_last=None)
+    model = tracked(run)
+    save_at(run, model)
+    run.close()
+    folder = snapshot_path(run.folder, 1)
+    of_the_version_before(folder)
+    wanted = torch.cat([parameter.flatten() for parameter in model.parameters()])
+    again = begin(keep_last=None)
+    model = tracked(again)
+    assert again.steps_done == 1
+    assert torch.equal(torch.cat([parameter.flatten() for parameter in model.parameters()]), wanted)
+    save_at(again, model)
+    again.close()
+    assert [verify(snapshot_path(run.folder, step)) for step in (1, 2)] == [None, None]
+    whole = Path(folder, "model.safetensors").read_bytes()
+    Path(folder, "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert verify(folder) == Damage(
+        "model.safetensors",
+        "model.safetensors has other bytes than were saved: its SHA-256 does not match the manifest",
+    )
 
 
 def test_a_snapshot_of_another_rekindle_is_neither_passed_over_nor_replaced(begin):
@@ -634,7 +675,7 @@ def test_a_snapshot_of_another_rekindle_is_neither_passed_over_nor_replaced(begi
     whole = of_another_version(run, 2)
     with pytest.raises(RunError, match="step-00000002 was written by another version of rekindle") as caught:
         begin()
-    assert "written in format 99; this rekindle reads 1" in caught.value.why
+    assert "written in format 99; this rekindle reads 2" in caught.value.why
     with hold(run.folder) as lock, pytest.raises(RunError, match="a snapshot of another version of rekindle"):
         commits.commit(lock, 2, {"a.bin": lambda out: out.write(b"a")}, {}, replace=True)
     assert Path(snapshot_path(run.folder, 2), "manifest.json").read_bytes() == whole
@@ -647,10 +688,10 @@ def test_a_clock_that_jumps_makes_no_save_early_or_late(begin, monkeypatch):
     for wall in (0.0, 4e9):
         monkeypatch.setattr(time, "time", lambda wall=wall: wall)
         step(run, model)
-        assert not run._saver.is_due(run.steps_done)
+        assert not run._core.saver.is_due(run.steps_done)
     now = time.monotonic()
     monkeypatch.setattr(saving.time, "monotonic", lambda: now + 301)
-    assert run._saver.is_due(run.steps_done)
+    assert run._core.saver.is_due(run.steps_done)
 
 
 def test_what_cannot_be_saved_is_named_by_its_path_and_the_run_goes_on(begin):
@@ -663,7 +704,7 @@ def test_what_cannot_be_saved_is_named_by_its_path_and_the_run_goes_on(begin):
 
     run = begin()
     run.track(odd=Odd())
-    run._saver.ask()
+    run._core.saver.ask()
     with pytest.raises(StateMismatch, match=r"odd\['inner'\]\[0\]\['file'\]"):
         run.step()
     assert list_snapshots(run.folder) == []

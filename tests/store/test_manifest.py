@@ -10,6 +10,7 @@ import random
 import pytest
 
 from rekindle.errors import SnapshotDamaged
+from rekindle.store.digests import BLOCK_BYTES
 from rekindle.store.manifest import (
     Damage,
     FileFacts,
@@ -22,7 +23,7 @@ from rekindle.store.manifest import (
     verify,
 )
 
-FILES = {"a.bin": FileFacts(3, hashlib.sha256(b"abc").hexdigest())}
+FILES = {"a.bin": FileFacts(3, (hashlib.sha256(b"abc").hexdigest(),))}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def signed(body):
 def test_it_is_json_with_sorted_keys_and_its_digest_last(snapshot):
     text = (snapshot / "manifest.json").read_text()
     value = json.loads(text)
-    assert list(value) == ["facts", "files", "format", "format_version", "step", "sha256_of_all_above"]
+    assert list(value) == ["block_bytes", "facts", "files", "format", "format_version", "step", "sha256_of_all_above"]
     body = text[: text.index(',\n  "sha256_of_all_above"')]
     assert value["sha256_of_all_above"] == hashlib.sha256(body.encode()).hexdigest()
 
@@ -73,11 +74,13 @@ def test_every_cut_counts():
         decode_manifest(data + b" ", "step-00000005")
 
 
+ENTRY = {"sha256_of_blocks": ["0" * 64], "size": 3}
 GOOD = {
+    "block_bytes": 4096,
     "facts": {},
-    "files": {"a.bin": {"sha256": "0" * 64, "size": 3}},
+    "files": {"a.bin": ENTRY},
     "format": "rekindle-snapshot",
-    "format_version": 1,
+    "format_version": 2,
     "step": 5,
 }
 
@@ -90,24 +93,35 @@ def test_the_helper_signs_as_we_do():
     ("change", "reason"),
     [
         ({"format": "other"}, "not a rekindle manifest"),
-        ({"format_version": 2}, "written in format 2; this rekindle reads 1"),
+        ({"format_version": 3}, "written in format 3; this rekindle reads 2"),
+        ({"format_version": [2]}, r"written in format \[2\]"),
         ({"format_version": "\x1b[31m"}, r"written in format \\x1b\[31m"),
         ({"step": -1}, "lacks a step"),
         ({"step": 5.0}, "lacks a step"),
         ({"step": True}, "lacks a step"),
         ({"step": 6}, "is of step 6, the folder is named for step 5"),
         ({"files": []}, "lacks a step, its files"),
-        ({"files": {"../a": {"sha256": "0" * 64, "size": 3}}}, "names a file that cannot be one"),
-        ({"files": {"/etc/passwd": {"sha256": "0" * 64, "size": 3}}}, "names a file that cannot be one"),
-        ({"files": {"..": {"sha256": "0" * 64, "size": 3}}}, "names a file that cannot be one"),
-        ({"files": {"a\\b": {"sha256": "0" * 64, "size": 3}}}, "names a file that cannot be one"),
-        ({"files": {"manifest.json": {"sha256": "0" * 64, "size": 3}}}, "names a file that cannot be one"),
-        ({"files": {"a": {"sha256": "0" * 64, "size": -3}}}, "a size that is none"),
-        ({"files": {"a": {"sha256": "0" * 64, "size": 2**64}}}, "a size that is none"),
-        ({"files": {"a": {"sha256": "0" * 64, "size": 3.0}}}, "a size that is none"),
-        ({"files": {"a": {"sha256": "g" * 64, "size": 3}}}, "a digest that is none"),
-        ({"files": {"a": {"sha256": "0" * 64}}}, "something else than size and sha256"),
+        ({"files": {"../a": ENTRY}}, "names a file that cannot be one"),
+        ({"files": {"/etc/passwd": ENTRY}}, "names a file that cannot be one"),
+        ({"files": {"..": ENTRY}}, "names a file that cannot be one"),
+        ({"files": {"a\\b": ENTRY}}, "names a file that cannot be one"),
+        ({"files": {"manifest.json": ENTRY}}, "names a file that cannot be one"),
+        ({"files": {"a": {**ENTRY, "size": -3}}}, "a size that is none"),
+        ({"files": {"a": {**ENTRY, "size": 2**64}}}, "a size that is none"),
+        ({"files": {"a": {**ENTRY, "size": 3.0}}}, "a size that is none"),
+        ({"files": {"a": {**ENTRY, "sha256_of_blocks": ["g" * 64]}}}, "a digest that is none"),
+        ({"files": {"a": {**ENTRY, "sha256_of_blocks": [7]}}}, "a digest that is none"),
+        ({"files": {"a": {**ENTRY, "sha256_of_blocks": "0" * 64}}}, "a digest that is none"),
+        ({"files": {"a": {**ENTRY, "sha256_of_blocks": []}}}, "a digest that is none"),
+        ({"files": {"a": {**ENTRY, "sha256_of_blocks": ["0" * 64] * 2}}}, "a digest that is none"),
+        ({"files": {"a": {**ENTRY, "size": 4097}}}, "a digest that is none"),
+        ({"files": {"a": {"sha256_of_blocks": ["0" * 64]}}}, "something else than size and sha256_of_blocks"),
+        ({"files": {"a": {"sha256": "0" * 64, "size": 3}}}, "something else than size and sha256_of_blocks"),
         ({"files": {"a": []}}, "something else than size and sha256"),
+        ({"format_version": 1}, "something else than size and sha256"),
+        ({"block_bytes": 0}, "blocks of a size that is none"),
+        ({"block_bytes": 8388608.0}, "blocks of a size that is none"),
+        ({"block_bytes": None}, "blocks of a size that is none"),
         ({"facts": {"x": float("nan")}}, "not strict JSON"),
     ],
 )
@@ -133,7 +147,7 @@ def test_nesting_and_doubled_keys_are_refused(body, reason):
 def test_a_huge_manifest_is_not_read_to_its_end(snapshot):
     with open(snapshot / "manifest.json", "wb") as file:
         file.truncate(10 * 2**30)
-    assert verify(snapshot) == Damage("manifest.json", "manifest.json has more than 16,777,216 bytes")
+    assert verify(snapshot) == Damage("manifest.json", "manifest.json has more than 134,217,728 bytes")
 
 
 def test_only_safe_names_can_be_written():
@@ -160,6 +174,42 @@ def test_what_differs_is_one_line(snapshot, content, reason):
     assert verify(snapshot) == Damage("a.bin", reason)
     same_size = content is not None and len(content) == 3
     assert (verify(snapshot, digests=False) is None) is same_size
+
+
+def test_damage_in_a_large_file_has_a_place(tmp_path):
+    size = 5 * BLOCK_BYTES // 2
+    data = random.Random(0).randbytes(size)
+    blocks = [hashlib.sha256(data[at : at + BLOCK_BYTES]).hexdigest() for at in range(0, size, BLOCK_BYTES)]
+    (tmp_path / "a.bin").write_bytes(data)
+    (tmp_path / "manifest.json").write_bytes(encode_manifest(5, {"a.bin": FileFacts(size, tuple(blocks))}, {}))
+    assert verify(tmp_path) is None
+    with open(tmp_path / "a.bin", "r+b") as file:
+        file.seek(size - 1)
+        file.write(bytes([data[-1] ^ 1]))
+    assert verify(tmp_path) == Damage(
+        "a.bin",
+        "a.bin has other bytes than were saved: 1 of its 3 blocks, between bytes 16,777,216 and 20,971,520, "
+        "do not match the manifest",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"x" * (BLOCK_BYTES + 1)], ids=["empty", "small", "over a block"])
+def test_a_manifest_of_the_version_before_is_read_with_a_digest_of_each_whole_file(tmp_path, content):
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    body = {key: value for key, value in GOOD.items() if key != "block_bytes"}
+    (tmp_path / "manifest.json").write_bytes(signed({**body, "files": {"a.bin": entry}, "format_version": 1}))
+    (tmp_path / "a.bin").write_bytes(content)
+    assert verify(tmp_path) is None
+    into = bytearray(len(content))
+    read_verified(tmp_path, "a.bin", read_manifest(tmp_path), memoryview(into))
+    assert into == content
+    (tmp_path / "a.bin").write_bytes(content[:-1] + b"y" if content else b"y")
+    assert verify(tmp_path) is not None
+
+
+def test_only_blocks_of_the_one_size_are_written():
+    with pytest.raises(ValueError, match="in blocks of 4,096 bytes"):
+        encode_manifest(1, {"a.bin": FileFacts(3, ("0" * 64,), 4096)}, {})
 
 
 def test_a_missing_folder_a_file_and_a_link_are_three_things(tmp_path, snapshot):

@@ -32,6 +32,6 @@ def test_every_tag_and_every_kind_stands_on_it():
 
 def test_its_manifest_has_the_fields_of_a_real_one():
     shown = json.loads(PAGE.split("## manifest.json")[1].split("```json\n")[1].split("```")[0])
-    real = json.loads(manifest.encode_manifest(400, {"a": manifest.FileFacts(1, "0" * 64)}, {}))
+    real = json.loads(manifest.encode_manifest(400, {"a": manifest.FileFacts(1, ("0" * 64,))}, {}))
     assert list(shown) == list(real)
     assert (shown["format"], shown["format_version"]) == (real["format"], real["format_version"])

@@ -287,6 +287,22 @@ def test_a_run_is_compared_with_the_manifests_of_its_snapshots(tmp_path):
         record(tmp_path / "run")
 
 
+def test_of_a_large_file_of_a_snapshot_only_the_tensors_in_damaged_blocks_are_named(tmp_path):
+    import rekindle as rk
+
+    names = [f"w{number}" for number in range(5)]  # of 4 MB each, in blocks of 8.4
+    with rk.Run(tmp_path / "run", seed=0, resume="never") as run:
+        run.track(model=torch.nn.ParameterDict({name: torch.zeros(1_000_000) for name in names}))
+        run.save()
+    snapshot = next((tmp_path / "run" / "snapshots").iterdir())
+    weights = snapshot / "model.safetensors"
+    os.chmod(weights, 0o644)
+    weights.write_bytes(turned(weights.read_bytes(), weights.stat().st_size - 1))
+    (row,) = verify(snapshot).damaged
+    assert set(row.keys) == {"w4"}
+    assert "1 of its 3 blocks, between bytes 16,777,216 and 20,000," in row.why
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(NotAModel):
         verify(written(tmp_path / "page.pth", b"<!DOCTYPE html><html></html>"))

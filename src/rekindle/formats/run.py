@@ -52,7 +52,7 @@ def read_folder(path: str, limits: Limits = DEFAULT_LIMITS) -> Opened:
     if found.snapshot is None:
         findings.append(_nothing(path, damaged=bool(found.passed_over)))
         return Opened(path, NAME, 0, None, TensorTable(()), tuple(findings), listed=False)
-    opened = snapshot.read_folder(found.snapshot, limits)
+    opened = snapshot.read_folder(found.snapshot, limits, verified=True)
     facts = {**opened.facts, "snapshot": os.path.basename(found.snapshot)}
     try:
         about = read_run_file(path)

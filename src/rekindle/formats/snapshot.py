@@ -56,8 +56,13 @@ def sniff_folder(path: str) -> bool:
     return is_snapshot_folder(path)
 
 
-def read_folder(path: str, limits: Limits = DEFAULT_LIMITS) -> Opened:
+def read_folder(path: str, limits: Limits = DEFAULT_LIMITS, *, verified: bool = False) -> Opened:
     """Verify a snapshot and read it.
+
+    Args:
+        path: the folder.
+        limits: what is opened at most.
+        verified: it was verified a moment ago, and held.
 
     Returns:
         What was tracked; with a finding of severity error where the manifest does not vouch for what is there.
@@ -67,7 +72,7 @@ def read_folder(path: str, limits: Limits = DEFAULT_LIMITS) -> Opened:
     """
     from rekindle.store.manifest import read_manifest, verify  # noqa: PLC0415
 
-    damage = verify(path)
+    damage = None if verified else verify(path)
     findings: list[Finding] = []
     if damage is not None:
         findings.append(

@@ -90,8 +90,8 @@ class SharedCommit:
         ranks = self._ties.ranks
         own = self._share(files, ranks.rank, ranks.world_size)
         written = write_files(folder, own, earlier=earlier) if own else {}
-        everywhere = self._tell(_WRITTEN, {name: [facts.size, facts.sha256] for name, facts in written.items()})
-        return {name: FileFacts(size, sha256) for each in everywhere for name, (size, sha256) in each.items()}
+        everywhere = self._tell(_WRITTEN, {name: [facts.size, list(facts.blocks)] for name, facts in written.items()})
+        return {name: FileFacts(size, tuple(blocks)) for each in everywhere for name, (size, blocks) in each.items()}
 
     def _tell(self, what: str, value: Any) -> list[Any]:
         # Where the others wait if this process fails before it gets to the next one.

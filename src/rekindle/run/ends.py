@@ -83,7 +83,7 @@ def read_end(run_path: str) -> End | None:
         elif name.endswith(".json"):
             values.update((f"{name}: {key}", text) for key, text in _values(path))
         else:
-            values[name] = f"sha256 {facts.sha256}"
+            values[name] = f"sha256 {' '.join(facts.blocks)}"
     return End(found.step, tensors, values, _log_lines(os.path.join(run_path, METRICS_NAME)))
 
 

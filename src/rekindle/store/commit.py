@@ -18,9 +18,10 @@ removed, the earlier snapshots were never touched, and no fsync is ever tried a 
 with what every writer returned). Whoever fails in between has `abandon` called by the holder.
 
 Digests are taken from memory, by threads of their own, while the bytes are written: SHA-256 is slower than a good disk.
+The thread that writes takes its share of what is left once all is written.
 
 A file whose bytes are those of the snapshot before need not be written again: it is a second name (a hard link) of that
-file, which stays as long as any snapshot has it. What says that they are the same bytes is their SHA-256, taken from
+file, which stays as long as any snapshot has it. What says that they are the same bytes is their digests, taken from
 memory now and from the other manifest; and the file must still have the size, and the time of its last change, that it
 had when it was written. Where the system refuses the link, the file is written.
 """
@@ -29,15 +30,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from rekindle.errors import RunError
 from rekindle.store.atomic import FileWriter, exchange, fsync_folder, random_suffix, rename_new
+from rekindle.store.crew import Crew, spare_threads
+from rekindle.store.digests import BLOCK_BYTES
 from rekindle.store.layout import (
     MANIFEST_NAME,
     TEMPORARY_PREFIX,
@@ -72,7 +75,6 @@ __all__ = [
 Writer = Callable[[Out], object]
 
 _DEEPEST = 16
-_HASHERS = 2
 _PUSH_BYTES = 8 * 1024**2
 
 
@@ -148,7 +150,8 @@ def commit(
     Args:
         run: the run's lock.
         step: optimizer updates done.
-        files: name -> what writes its bytes, in this order; the same bytes however often it is called.
+        files: name -> what writes its bytes, in this order; the same bytes however often it is called, in memory that
+            nobody changes before this returns.
         facts: JSON values for the manifest.
         need_bytes: bytes of all files, for the check of the room; 0 skips it.
         replace: write although the step is there, because what belongs to it changed (a run that is now finished).
@@ -225,7 +228,7 @@ def write_files(
             calls `finish` need not.
 
     Returns:
-        name -> size and SHA-256, plain values that can be sent to the process that finishes.
+        name -> size and digests, plain values that can be sent to the process that finishes.
 
     Raises:
         OSError: the disk is full or failing; the attempt is dead, and `abandon` removes it.
@@ -234,14 +237,22 @@ def write_files(
     _check_names(files)
     likely = [name for name in files if earlier is not None and name in earlier.likely]
     others = [name for name in files if name not in likely]
-    with _Digests(files, [*likely, *others]) as digests:
+    blocks = {name: _blocks_of(files[name]) for name in (*likely, *others)}
+    jobs = [partial(_digest_of, pieces) for of_file in blocks.values() for pieces in of_file]
+    firsts = dict(zip(blocks, accumulate(map(len, blocks.values()), initial=0), strict=False))
+    with Crew(jobs, spare_threads()) as crew:
+
+        def facts(name: str) -> FileFacts:
+            digests = [crew.result(firsts[name] + at) for at in range(len(blocks[name]))]
+            return FileFacts(sum(map(len, chain.from_iterable(blocks[name]))), tuple(digests))
+
         for name in others:
             _write_file(os.path.join(folder, name), files[name])
         for name in likely:
             path = os.path.join(folder, name)
-            if earlier is None or not _link(earlier, name, digests.facts(name), path):
+            if earlier is None or not _link(earlier, name, facts(name), path):
                 _write_file(path, files[name])
-        records = {name: digests.facts(name) for name in files}
+        records = {name: facts(name) for name in files}
     if sync_names:
         fsync_folder(folder)
     return records
@@ -306,82 +317,39 @@ def stamp_of(path: str) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class _Digests:
-    """The digests of several files, taken by threads of their own until the end of a ``with`` block."""
+class _Blocks:
+    """Takes bytes as a `FileWriter` does, and keeps them as the pieces of each block, without copying."""
 
-    def __init__(self, files: Mapping[str, Writer], order: Iterable[str]) -> None:
-        self._files = files
-        self._left = deque(order)
-        self._found: dict[str, FileFacts | BaseException] = {}
-        self._news = threading.Condition()
-        self._stop = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(_HASHERS, len(files)))]
-
-    def __enter__(self) -> _Digests:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except RuntimeError:  # none left, or the interpreter is on its way out: `facts` does it
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True  # the buffers are free again when the block is left
-        for thread in self._threads:
-            thread.join()
-
-    def facts(self, name: str) -> FileFacts:
-        """Return size and digest of a file, once they are known."""
-        if not self._threads:
-            self._work()
-        with self._news:
-            self._news.wait_for(lambda: name in self._found)
-        found = self._found[name]
-        if isinstance(found, BaseException):
-            raise found
-        return found
-
-    def _work(self) -> None:
-        while self._left and not self._stop:
-            try:
-                name = self._left.popleft()
-            except IndexError:  # the other thread was faster
-                return
-            found: FileFacts | BaseException
-            try:
-                digester = _Digester(self)
-                self._files[name](digester)
-                found = digester.facts()
-            except BaseException as error:  # noqa: BLE001 - raised where the facts are asked for
-                found = error
-            with self._news:
-                self._found[name] = found
-                self._news.notify_all()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop
-
-
-class _Digester:
-    """Takes bytes as a `FileWriter` does, and keeps only their number and their digest."""
-
-    def __init__(self, owner: _Digests) -> None:
-        self.size = 0
-        self._owner = owner
-        self._hash = hashlib.sha256()
+    def __init__(self) -> None:
+        self.blocks: list[list[memoryview]] = []
+        self._room = 0
 
     def write(self, data: Buffer) -> int:
         view = memoryview(data).cast("B")
-        for at in range(0, len(view), _PUSH_BYTES):
-            if self._owner.stopped:
-                raise InterruptedError
-            self._hash.update(view[at : at + _PUSH_BYTES])
-        self.size += len(view)
+        at = 0
+        while at < len(view):
+            if not self._room:
+                self.blocks.append([])
+                self._room = BLOCK_BYTES
+            piece = view[at : at + self._room]
+            self.blocks[-1].append(piece)
+            self._room -= len(piece)
+            at += len(piece)
         return len(view)
 
-    def facts(self) -> FileFacts:
-        return FileFacts(self.size, self._hash.hexdigest())
+
+def _blocks_of(write: Writer) -> list[list[memoryview]]:
+    """Return the bytes of a file that is not written, as pieces of memory by block."""
+    out = _Blocks()
+    write(out)
+    return out.blocks
+
+
+def _digest_of(pieces: Sequence[memoryview]) -> str:
+    running = hashlib.sha256()
+    for piece in pieces:
+        running.update(piece)
+    return running.hexdigest()
 
 
 def _link(earlier: Earlier, name: str, facts: FileFacts, path: str) -> bool:

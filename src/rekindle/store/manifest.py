@@ -1,16 +1,19 @@
-"""The manifest of a snapshot: every file with its size and SHA-256; that it is there, and holds, is the commit.
+"""The manifest of a snapshot: every file with its size and digests; that it is there, and holds, is the commit.
 
     {
+      "block_bytes": 8388608,
       "facts": {...},
-      "files": {"model.safetensors": {"sha256": "...", "size": 44730608}, ...},
+      "files": {"model.safetensors": {"sha256_of_blocks": ["...", ...], "size": 44730608}, ...},
       "format": "rekindle-snapshot",
-      "format_version": 1,
+      "format_version": 2,
       "step": 400,
       "sha256_of_all_above": "..."
     }
 
-The last field is the SHA-256 of every byte before its own line, so that a manifest vouches for itself first. The step
-stands in the manifest and in the folder's name: a snapshot under another step's name is not taken.
+A file is digested in blocks of `block_bytes` bytes, the last one shorter. In version 1 each file was one block, and its
+digest stood as ``"sha256"``; such manifests are read as before. The last field is the SHA-256 of every byte before its
+own line, so that a manifest vouches for itself first. The step stands in the manifest and in the folder's name: a
+snapshot under another step's name is not taken.
 
 Law: a manifest is data from a stranger. Its size is bounded, its names can only name files in its own folder, links are
 not followed, and whatever the bytes, the answer is a `Manifest` or `SnapshotDamaged` with one line of reason.
@@ -22,11 +25,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rekindle.errors import OtherVersion, SnapshotDamaged
+from rekindle.store.digests import BLOCK_BYTES, block_count, digests_of_file
 from rekindle.store.layout import MANIFEST_NAME, step_of_name
 
 __all__ = [
@@ -40,15 +44,18 @@ __all__ = [
     "verify",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WHOLE_FILES = 1  # the version before, without blocks
 _MARK = "rekindle-snapshot"
-_LIMIT_BYTES = 16 * 1024**2
+_LIMIT_BYTES = 128 * 1024**2  # 12 TB of blocks
 _LIMIT_FILES = 100_000
+_SMALLEST_BLOCK = 4096
 _CHUNK_BYTES = 1024**2
 _TAIL = re.compile(rb',\n  "sha256_of_all_above": "([0-9a-f]{64})"\n}\n\Z')
 _TAIL_BYTES = len(',\n  "sha256_of_all_above": ""\n}\n') + 64
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OF_NOTHING = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +64,31 @@ class FileFacts:
 
     Attributes:
         size: bytes.
-        sha256: in hexadecimal.
+        blocks: SHA-256 of each block, in hexadecimal; none for an empty file.
+        block_bytes: bytes of each block but the last.
     """
 
     size: int
-    sha256: str
+    blocks: tuple[str, ...]
+    block_bytes: int = BLOCK_BYTES
+
+    def damaged_ranges(self, blocks: Sequence[str]) -> list[tuple[int, int]]:
+        """Return (first byte, end) of each block that has another digest, of a file of the right size."""
+        pairs = enumerate(zip(self.blocks, blocks, strict=True))
+        starts = (at * self.block_bytes for at, (wanted, found) in pairs if wanted != found)
+        return [(start, min(start + self.block_bytes, self.size)) for start in starts]
+
+    def difference(self, blocks: Sequence[str]) -> str | None:
+        """Return how a file of the right size with these digests differs, in words; None where it does not."""
+        ranges = self.damaged_ranges(blocks)
+        if not ranges:
+            return None
+        if len(self.blocks) == 1:
+            return "has other bytes than were saved: its SHA-256 does not match the manifest"
+        return (
+            f"has other bytes than were saved: {len(ranges):,} of its {len(self.blocks):,} blocks, "
+            f"between bytes {ranges[0][0]:,} and {ranges[-1][1]:,}, do not match the manifest"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +140,17 @@ def encode_manifest(step: int, files: Mapping[str, FileFacts], facts: Mapping[st
         facts: JSON values.
 
     Raises:
-        ValueError: a name is not safe, or `facts` is not JSON (NaN included).
+        ValueError: a name is not safe, `facts` is not JSON (NaN included), or a file has blocks of another size.
     """
     for name in files:
         if not is_safe_name(name) or name == MANIFEST_NAME:
             raise ValueError(f"{name!r} cannot be the name of a file in a snapshot")
+        if files[name].block_bytes != BLOCK_BYTES:
+            raise ValueError(f"{name!r} is digested in blocks of {files[name].block_bytes:,} bytes")
     body = {
+        "block_bytes": BLOCK_BYTES,
         "facts": dict(facts),
-        "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in files.items()},
+        "files": {name: {"sha256_of_blocks": file.blocks, "size": file.size} for name, file in files.items()},
         "format": _MARK,
         "format_version": FORMAT_VERSION,
         "step": step,
@@ -152,9 +182,9 @@ def decode_manifest(data: bytes, folder_name: str) -> Manifest:
         raise SnapshotDamaged(f"{MANIFEST_NAME} is not strict JSON: {str(error)[:100]}") from None
     if not isinstance(value, dict) or value.get("format") != _MARK:
         raise SnapshotDamaged(f"{MANIFEST_NAME} is not a rekindle manifest")
-    if value.get("format_version") != FORMAT_VERSION:
-        version = str(value.get("format_version"))[:20]
-        raise OtherVersion(f"written in format {ascii(version)[1:-1]}; this rekindle reads {FORMAT_VERSION}")
+    version = value.get("format_version")
+    if version not in (_WHOLE_FILES, FORMAT_VERSION):
+        raise OtherVersion(f"written in format {ascii(str(version)[:20])[1:-1]}; this rekindle reads {FORMAT_VERSION}")
     step, files, facts = value.get("step"), value.get("files"), value.get("facts")
     if type(step) is not int or not 0 <= step < 10**18 or not isinstance(files, dict) or not isinstance(facts, dict):
         raise SnapshotDamaged(f"{MANIFEST_NAME} lacks a step, its files or its facts")
@@ -163,7 +193,12 @@ def decode_manifest(data: bytes, folder_name: str) -> Manifest:
         raise SnapshotDamaged(f"{MANIFEST_NAME} is of step {step}, the folder is named for step {named}")
     if len(files) > _LIMIT_FILES:
         raise SnapshotDamaged(f"{MANIFEST_NAME} names {len(files):,} files")
-    return Manifest(step, {name: _file_facts(name, entry) for name, entry in files.items()}, facts)
+    block_bytes = None
+    if version != _WHOLE_FILES:
+        block_bytes = value.get("block_bytes")
+        if type(block_bytes) is not int or not _SMALLEST_BLOCK <= block_bytes < 2**63:
+            raise SnapshotDamaged(f"{MANIFEST_NAME} has blocks of a size that is none")
+    return Manifest(step, {name: _file_facts(name, entry, block_bytes) for name, entry in files.items()}, facts)
 
 
 def read_manifest(snapshot_path: str | os.PathLike[str]) -> Manifest:
@@ -183,7 +218,7 @@ def verify(snapshot_path: str | os.PathLike[str], *, digests: bool = True) -> Da
 
     Args:
         snapshot_path: the folder.
-        digests: compare the SHA-256 of every file; otherwise only that they are there, with the right sizes.
+        digests: compare the SHA-256 of every block; otherwise only that they are there, with the right sizes.
 
     Raises:
         FileNotFoundError: the folder itself is not there (pruned meanwhile).
@@ -245,17 +280,24 @@ def _refuse_constant(text: str) -> object:
     raise ValueError(f"{text} is not JSON")
 
 
-def _file_facts(name: str, entry: object) -> FileFacts:
+def _file_facts(name: str, entry: object, block_bytes: int | None) -> FileFacts:
+    """Return what an entry says; `block_bytes` is None where a file is one block."""
     if not is_safe_name(name) or name == MANIFEST_NAME:
         raise SnapshotDamaged(f"{MANIFEST_NAME} names a file that cannot be one: {ascii(name)[:80]}")
-    if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
-        raise SnapshotDamaged(f"{MANIFEST_NAME} says of {name} something else than size and sha256")
-    size, sha256 = entry["size"], entry["sha256"]
+    field = "sha256" if block_bytes is None else "sha256_of_blocks"
+    if not isinstance(entry, dict) or entry.keys() != {field, "size"}:
+        raise SnapshotDamaged(f"{MANIFEST_NAME} says of {name} something else than size and {field}")
+    size, digests = entry["size"], entry[field]
     if type(size) is not int or not 0 <= size < 2**63:
         raise SnapshotDamaged(f"{MANIFEST_NAME} gives {name} a size that is none")
-    if not isinstance(sha256, str) or _DIGEST.fullmatch(sha256) is None:
+    if block_bytes is None:
+        digests = [digests] if size or digests != _OF_NOTHING else []
+        block_bytes = max(size, 1)
+    if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
         raise SnapshotDamaged(f"{MANIFEST_NAME} gives {name} a digest that is none")
-    return FileFacts(size, sha256)
+    if len(digests) != block_count(size, block_bytes) or not all(map(_DIGEST.fullmatch, digests)):
+        raise SnapshotDamaged(f"{MANIFEST_NAME} gives {name} a digest that is none")
+    return FileFacts(size, tuple(digests), block_bytes)
 
 
 # One folder is opened once and its files relative to it, where the system can: all that is read is then of one folder,
@@ -337,34 +379,11 @@ def _read_into(folder: _Folder, name: str, facts: FileFacts, into: memoryview | 
             return None
         if into is not None and len(into) != size:
             raise ValueError(f"room for {len(into)} bytes was given, {name} has {size}")
-        if _digest(fd, size, into) != facts.sha256:
-            return "has other bytes than were saved: its SHA-256 does not match the manifest"
+        return facts.difference(digests_of_file(fd, size, facts.block_bytes, into))
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     finally:
         os.close(fd)
-    return None
-
-
-def _digest(fd: int, size: int, into: memoryview | None) -> str:
-    running = hashlib.sha256()
-    spare = memoryview(bytearray(min(size, _CHUNK_BYTES))) if into is None else into
-    at = 0
-    while at < size:
-        length = min(_CHUNK_BYTES, size - at)
-        piece = spare[:length] if into is None else spare[at : at + length]
-        count = os.readv(fd, [piece]) if hasattr(os, "readv") else _readinto(fd, piece)
-        if not count:
-            break  # it became shorter: the digest will not match
-        running.update(piece[:count])
-        at += count
-    return running.hexdigest()
-
-
-def _readinto(fd: int, piece: memoryview) -> int:
-    data = os.read(fd, len(piece))
-    piece[: len(data)] = data
-    return len(data)
 
 
 def _is_regular(fd: int) -> bool:

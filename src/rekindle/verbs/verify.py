@@ -268,20 +268,23 @@ class _Job:
             return
         for name, facts in sorted(manifest.files.items()):
             why = ""
+            where: list[tuple[int, int]] = [(0, facts.size)]
             try:
                 with Source(os.path.join(path, name), follow=False) as source:
                     self.found.size_bytes += source.size
                     if source.size != facts.size:
                         why = f"it has {source.size:,} bytes; the manifest says {facts.size:,}"
-                    elif self.sha256(source) != facts.sha256:
-                        why = "its SHA-256 is not the one that the manifest has"
+                    else:
+                        blocks = self.sha256_of_blocks(source, facts.block_bytes)
+                        why = facts.difference(blocks) or ""
+                        where = facts.damaged_ranges(blocks)
             except FileNotFoundError:
                 why = "it is missing"
             except UnreadableFile as error:
                 why = error.what
             except OSError as error:
                 why = f"it cannot be opened: {error.strerror or error}"
-            keys = _keys_of_safetensors(os.path.join(path, name), self.limits) if why else ()
+            keys = _keys_of_safetensors(os.path.join(path, name), self.limits, where) if why else ()
             self.check(prefix + name, "digest", ok=not why, size=facts.size, why=why, keys=keys)
 
     # --- one file -----------------------------------------------------------------------------------------------------
@@ -534,10 +537,21 @@ class _Job:
 
     def sha256(self, source: Source) -> str:
         """Return the SHA-256 of a file."""
+        return self.sha256_of_range(source, 0, source.size)
+
+    def sha256_of_blocks(self, source: Source, block_bytes: int) -> list[str]:
+        """Return the SHA-256 of each block of a file."""
+        return [
+            self.sha256_of_range(source, at, min(block_bytes, source.size - at))
+            for at in range(0, source.size, block_bytes)
+        ]
+
+    def sha256_of_range(self, source: Source, offset: int, size: int) -> str:
+        """Return the SHA-256 of a range of a file."""
         from hashlib import sha256  # noqa: PLC0415 - not for archives
 
         running = sha256()
-        for piece in self.pieces(source, 0, source.size):
+        for piece in self.pieces(source, offset, size):
             running.update(piece)
         return running.hexdigest()
 
@@ -677,11 +691,14 @@ def _behind(one: ZipRecord) -> int | None:
     return int.from_bytes(tail[4:8], "little") if tail[:4] == _DESCRIPTOR and len(tail) == 8 else None
 
 
-def _keys_of_safetensors(path: str, limits: Limits) -> tuple[str, ...]:
-    """Return the tensors of a damaged file of a snapshot, as far as they can still be told."""
+def _keys_of_safetensors(path: str, limits: Limits, ranges: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """Return the tensors of a snapshot's file that have bytes in these ranges, as far as they can still be told."""
     try:
         with open_path(path, limits) as opened:
-            return tuple(entry.key for entry in opened.table) if opened.format == "safetensors" else ()
+            if opened.format != "safetensors":
+                return ()
+            keys = _Keys(opened.table)
+            return tuple(dict.fromkeys(key for start, end in ranges for key in keys.between(path, start, end)))
     except (RekindleError, OSError):
         return ()
 
