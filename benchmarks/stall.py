@@ -5,9 +5,8 @@ of torch.distributed.checkpoint; each is timed from the moment it is asked for u
 Beside them a plain copy of the same bytes into memory that is there already, one thread. The budgets: at most 1.5 times
 that copy, at least 8 times shorter than torch.save; written, with digests and all that is synced, at 0.9 of the speed
 of plain writes with one fsync. That has two lines: from the moment the loop goes on, and from the moment it was asked,
-which holds the copy too. No save that copies first can have a stall shorter than the copy, so the table says how many
-copies torch.save takes here: where that is less than 8, the second budget cannot be met by anybody. Processors that
-other programs use make all of it slower, the threads most.
+which holds the copy too. The stall of rk.Run is little more than its copy, by several threads, so the table also says
+how many plain copies torch.save takes here. Processors that other programs use make all of it slower, the threads most.
 
     python benchmarks/stall.py [--megabytes 512] [--tensors 50] [--repeat 7] [--device cuda]
 
