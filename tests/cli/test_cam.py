@@ -68,6 +68,16 @@ def test_an_exported_classifier_needs_nothing_else(cli, folder):
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (32, 32))
 
 
+def test_options_that_a_described_network_leaves_no_choice_in_are_named(here, folder):
+    code, out, err = here("cam", "model.safetensors", "bee.jpg", "--size", "64", "--grey", "--json")
+    assert code == 0
+    json.loads(out)
+    assert err.splitlines()[0] == (
+        "note: --size and --grey have no effect: model.safetensors says itself how pictures are prepared for it"
+    )
+    assert "no effect" not in here("cam", "model.safetensors", "bee.jpg")[2]
+
+
 def test_the_json_holds_the_map(here, folder):
     code, out, err = here("cam", "model.safetensors", "bee.jpg", "--class", "0", "--layer", "conv1", "--json")
     assert code == 0, err

@@ -85,6 +85,19 @@ def test_every_known_error_is_listed(cli):
     assert all(row["code"] in done.stdout for row in rows)
 
 
+def test_mistakes_that_raise_no_error_are_listed_behind_the_errors(cli):
+    from rekindle.pitfalls import pitfall_modules
+
+    lines = cli("explain", "--list").stdout.splitlines()
+    [head] = [number for number, line in enumerate(lines) if line.startswith("mistakes that raise no error")]
+    listed = [line.split()[0] for line in lines[head + 1 : -2]]
+    assert listed == [pitfall.CODE for pitfall in pitfall_modules()]
+    assert f"and {len(listed)} pitfalls" in lines[-1]
+    found = json.loads(cli("explain", "--list", "--json").stdout)["pitfalls"]
+    assert [row["code"] for row in found] == listed
+    assert all(row["title"] for row in found)
+
+
 def test_an_empty_text_is_refused(tmp_path):
     done = subprocess.run([sys.executable, "-m", "rekindle", "explain"], input="", capture_output=True, text=True)
     assert done.returncode == 2

@@ -497,6 +497,9 @@ def test_what_is_no_model_and_no_batch_is_a_mistake_of_the_call():
         rk.check("model", CROSS, (X, Y))
     with pytest.raises(TypeError, match=r"\(inputs, targets\), a tensor or a dict, not int"):
         rk.check(net(), CROSS, 3)
+    for empty in ((), [], {}):
+        with pytest.raises(TypeError, match=rf"not an empty {type(empty).__name__}; batch = next\(iter\(loader\)\)"):
+            rk.check(net(), CROSS, empty)
 
 
 def test_wrappers_are_looked_through():

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "lay over a picture which region of it decided the class (Grad-CAM)"
 EXAMPLE = "rekindle cam runs/ants-and-bees bee.jpg -o cam.png"
 
+_SIZE = 224  # rows and columns that most published weights were trained on
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arch", metavar="ARCH", help="resnet18, timm:NAME, torchvision:NAME, or PACKAGE.MODULE:FACTORY of yours"
     )
     weights.add_argument("--arguments", metavar="JSON", default="{}", help="keyword arguments of your factory")
-    weights.add_argument("--size", metavar="N", type=int, default=224, help="rows and columns of its input (224)")
+    weights.add_argument("--size", metavar="N", type=int, help="rows and columns of its input (224)")
     weights.add_argument("--grey", action="store_true", help="its input has one channel")
     weights.add_argument("--mean", metavar="X,X,X", help="what is taken off each channel (ImageNet's, 0.5 for grey)")
     weights.add_argument("--std", metavar="X,X,X", help="what each channel is divided by (ImageNet's, 0.5 for grey)")
@@ -97,6 +99,12 @@ def _loaded(args: argparse.Namespace) -> tuple[nn.Module, Preprocessing, tuple[s
     arguments = arguments_of(args.arguments)
     try:
         if about_of(args.model) is not None:
+            ignored = _ignored(args)
+            if ignored:
+                say(
+                    f"note: {' and '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: "
+                    f"{args.model} says itself how pictures are prepared for it"
+                )
             found = load_classifier(args.model, arch=args.arch, arguments=arguments or None)
             return found.model, found.about.preprocessing, found.classes
         if args.arch is None:
@@ -111,6 +119,12 @@ def _loaded(args: argparse.Namespace) -> tuple[nn.Module, Preprocessing, tuple[s
     except UserCodeFailed as error:
         say(error.trace)
         raise
+
+
+def _ignored(args: argparse.Namespace) -> list[str]:
+    """Return the options that were given and that only weights without a description of their network need."""
+    given = {"--size": args.size, "--mean": args.mean, "--std": args.std, "--grey": args.grey or None}
+    return [name for name, value in given.items() if value is not None]
 
 
 def _network(arch: str, arguments: Mapping[str, Any], how: Preprocessing, weights: str) -> nn.Module:
@@ -136,7 +150,8 @@ def _network(arch: str, arguments: Mapping[str, Any], how: Preprocessing, weight
 def _preprocessing(args: argparse.Namespace) -> Preprocessing:
     from rekindle.recipes.pictures import Preprocessing
 
-    made: dict[str, Any] = {"size": args.size, "resize": args.size, "channels": 1 if args.grey else 3}
+    size = _SIZE if args.size is None else args.size
+    made: dict[str, Any] = {"size": size, "resize": size, "channels": 1 if args.grey else 3}
     usual = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     for name, values in usual.items():
         given = getattr(args, name)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LOG|CODE|MESSAGE",
         help="a log file, a code or name (RK-SHAPE-01, shape-linear), or a message in quotes; stdin by default",
     )
-    parser.add_argument("--list", action="store_true", help="list every error that is known")
+    parser.add_argument("--list", action="store_true", help="list every error and every pitfall that is known")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -45,16 +45,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from rekindle.explain.catalogue import headings
+    from rekindle.pitfalls import pitfall_modules, title_of
     from rekindle.render import escape, to_json
 
-    rows = headings()
+    rows = [(row.code, row.name, row.title) for row in headings()]
+    silent = [(pitfall.CODE, pitfall.NAME, title_of(pitfall)) for pitfall in pitfall_modules()]
     if args.json:
-        print(to_json({"errors": [{"code": row.code, "name": row.name, "title": row.title} for row in rows]}))
+        keys = ("code", "name", "title")
+        lists = {"errors": rows, "pitfalls": silent}
+        print(to_json({kind: [dict(zip(keys, row, strict=True)) for row in found] for kind, found in lists.items()}))
         return 0
-    width = max((len(row.name) for row in rows), default=0)
-    for row in rows:
-        print(f"{row.code:<14} {row.name:<{width}}  {escape(row.title, 100)}")
-    print(f"\n{len(rows)} errors; the long page of one: rekindle explain {rows[0].code}" if rows else "none")
+    width = max(len(name) for _, name, _ in (*rows, *silent))
+    for code, name, title in rows:
+        print(f"{code:<14} {name:<{width}}  {escape(title, 100)}")
+    print("\nmistakes that raise no error (rk.check and rk.Run find them):")
+    for code, name, title in silent:
+        print(f"{code:<14} {name:<{width}}  {escape(title, 100)}")
+    print(f"\n{len(rows)} errors and {len(silent)} pitfalls; the long page of one: rekindle explain {rows[0][0]}")
     return 0
 
 

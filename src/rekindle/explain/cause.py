@@ -18,7 +18,7 @@ class Cause:
     """One cause of an event.
 
     Attributes:
-        code: stable code of the entry, ``RK-SHAPE-01``.
+        code: stable code of the entry, ``RK-SHAPE-01``; empty for an error of rekindle itself that has no page.
         name: stable name of the entry, ``shape-linear``.
         what: what happened, with the names and sizes of this case; one line, lower case, no full stop.
         why: the cause; one or a few sentences.

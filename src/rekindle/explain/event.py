@@ -247,4 +247,4 @@ def event_of(text: str) -> Event:
 def is_exception_name(name: str) -> bool:
     """Whether a word reads as the name of an exception type."""
     last = name.rpartition(".")[2]
-    return last.endswith(_ENDINGS) and last[:1].isupper()
+    return last.endswith(_ENDINGS) and last.lstrip("_")[:1].isupper()

@@ -45,6 +45,7 @@ _LIBRARY = re.compile(
     r"|[/\\]Python\d+[/\\][Ll]ib[/\\]|[/\\](?:ana|mini)conda\d?[/\\].{0,80}[/\\][Ll]ib[/\\]"
     r"|[/\\]bin[/\\](?:torchrun|accelerate|deepspeed)$"
     r"|(?:^|[/\\])torch[/\\](?:nn|utils|distributed|_dynamo|_inductor|_functorch|autograd|optim|multiprocessing)[/\\]"
+    r"|[/\\]src[/\\]rekindle[/\\]"
     r"|(?:^|[/\\])torch[/\\](?:serialization|_tensor|functional|_ops)\.py"
 )
 _IPYTHON_HEAD = re.compile(r"(?P<type>[A-Za-z_][\w.]*) {2,}Traceback \(most recent call last\)")
@@ -63,7 +64,8 @@ _WORDS_THAT_MATTER = (
     "terminated", "signal", "Interrupt",
 )  # fmt: skip
 _LOOSE_TYPED = re.compile(
-    r"(?:^|[\s:\]])(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Unsupported|Failed)): "
+    r"(?:^|[\s:\]])(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Unsupported|Failed)"
+    r"|(?:[A-Za-z_]\w*\.)+Unsupported): "
     r"(?P<message>\S.*)"
 )
 _WARNED_AT = re.compile(r"(?P<path>\S[^\n:]*\.py|<stdin>):(?P<line>\d+): ")

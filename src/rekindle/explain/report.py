@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from rekindle.explain.catalogue import Heading
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
-from rekindle.explain.log import Chain, read
+from rekindle.explain.log import Chain, plain_text, read
 from rekindle.explain.match import causes_of, fitting, mentioned, place_of
+from rekindle.explain.own import LOST_RANK, own_cause, own_reports
 
 __all__ = ["Explained", "Report", "explain_events", "explain_text"]
 
@@ -25,7 +26,11 @@ _CONSEQUENCE = re.compile(
     r"|Broken pipe|communicator was aborted|Watchdog caught collective|SIGTERM|death signal|exitcode: -15"
     r"|remote process exited or there was a network error|(?:recvValue|sendBytes|recvBytes|recvVector) failed"
     r"|Some NCCL operations have failed or timed out|^KeyboardInterrupt"
+    r"|^CalledProcessError: Command '\[?'?[^'\n]{0,300}python"
+    r"|has failed\. See inner exception"
+    r"|store->get\('\d+'\) got error: Connection|wait timeout after \d+ms, keys: |" + LOST_RANK
 )
+_BELOW = ("Assertion `", "fallen off the bus")  # what the GPU or its driver said before Python noticed
 _NOTICED_LATE = re.compile(r"device-side assert|CUBLAS_STATUS_|CUDNN_STATUS_|CUDA error: |HIP error: ")
 
 
@@ -81,7 +86,7 @@ def explain_text(text: str, *, strict: bool = False) -> Report:
     late: list[Explained] = []
     real = [chain for chain in first if not is_consequence(chain)]
     if not real:  # the launcher knows who ended first; what the others noticed of it adds nothing
-        first = [chain for chain in first if _names_the_first(chain)] or first
+        first = [chain for chain in first if _names_the_first(chain) or _waited(chain)] or first
     for chain in first:
         found = explain_events(chain.events, strict=strict)
         asserted = list(_asserted(chain, loose, strict=strict)) if chain in real else []
@@ -106,12 +111,16 @@ def explain_text(text: str, *, strict: bool = False) -> Report:
         unknown += [event for event in loose if event.raised and not event.raised.endswith("Warning")]
     if not real and explained:  # a line that tells the cause, such as argparse's, comes before what followed from it
         explained = [found for found in announced if _tells_a_cause(found)] or explained
+    if not explained and not announced:
+        explained = [explain_events((event,)) for event in own_reports(plain_text(text)) if own_cause(event)]
     if explained:
         known = {cause.code for found in explained for cause in found.causes}
         announced = [found for found in announced if _is_a_warning(found.event) and not known & _codes(found)]
         late = []
     if unknown and late:
         late = [found for found in late if found.event.kind == "ChildFailedError"]
+    if explained or announced:  # how the rest was ended explains nothing
+        unknown = [event for event in unknown if not _CONSEQUENCE.search(event.text[:4_000])]
     told = {code for found in late for code in _codes(found)}
     announced = [found for found in announced if not told & _codes(found)]
     everything = _merged([*explained, *_real_before_consequences(announced), *late])
@@ -132,6 +141,11 @@ def explain_events(
     if not chain:
         raise ValueError("no events to explain")
     where = next(filter(None, map(place_of, chain)), "")  # frames of a compiler name no line of the user's
+    for event in reversed(chain):  # rekindle knows its own errors better than what they were raised from
+        own = own_cause(event)
+        if own is not None:
+            ranks = () if event.rank is None else (event.rank,)
+            return Explained(event, (replace(own, where=place_of(event) or where),), ranks)
     for event in chain:
         causes = causes_of(event, among=among, strict=strict)
         if causes:
@@ -152,6 +166,11 @@ def _names_the_first(chain: Chain) -> bool:
     return event.kind == "ChildFailedError" and "Root Cause" in event.message
 
 
+def _waited(chain: Chain) -> bool:
+    """Whether a rank gave up waiting at the store: where nobody failed before it, that is what there is to tell."""
+    return any(mark in chain.events[0].message[:4_000] for mark in ("wait timeout after ", "got error: "))
+
+
 def _asserted(chain: Chain, loose: list[Event], *, strict: bool) -> Iterator[Explained]:
     """Yield what the assertions of a GPU's kernel tell, which stand before the traceback that only says one failed.
 
@@ -161,7 +180,7 @@ def _asserted(chain: Chain, loose: list[Event], *, strict: bool) -> Iterator[Exp
         return
     end = chain.events[-1].line or chain.line
     for event in loose:
-        if "Assertion `" in event.text and event.rank == chain.rank and event.line < end:
+        if any(mark in event.text for mark in _BELOW) and event.rank == chain.rank and event.line < end:
             found = explain_events((event,), strict=strict)
             if found.causes:
                 yield found

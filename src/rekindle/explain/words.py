@@ -54,7 +54,7 @@ def explained_lines(found: Explained) -> Iterator[str]:
 
 def cause_lines(cause: Cause, *, prefix: str = "", ranks: tuple[int, ...] = ()) -> Iterator[str]:
     """Yield one cause: what, where, why, do."""
-    yield f"{prefix}{escape(cause.what, 400)}  [{cause.code}]"
+    yield f"{prefix}{escape(cause.what, 400)}{f'  [{cause.code}]' if cause.code else ''}"
     if ranks:
         yield f"  ranks   {_ranges(ranks)}"
     if cause.where:
@@ -63,7 +63,8 @@ def cause_lines(cause: Cause, *, prefix: str = "", ranks: tuple[int, ...] = ()) 
         yield from _wrapped("why", cause.why)
     for number, line in enumerate(chain.from_iterable(fix.splitlines() for fix in cause.fix)):
         yield f"  {'do' if not number else '':<8}{escape(line, 2000)}"
-    yield f"  more    rekindle explain {cause.code}"
+    if cause.code:  # an error of rekindle itself may have no page
+        yield f"  more    rekindle explain {cause.code}"
 
 
 def report_json(report: Report) -> dict[str, object]:

@@ -29,7 +29,7 @@ from typing import Protocol, cast
 from rekindle.finding import Finding
 from rekindle.pitfalls._seen import Seen
 
-__all__ = ["Pitfall", "find_pitfalls", "page_of", "pitfall_modules"]
+__all__ = ["Pitfall", "find_pitfalls", "page_of", "pitfall_modules", "title_of"]
 
 
 class Pitfall(Protocol):
@@ -59,13 +59,21 @@ def find_pitfalls(seen: Seen) -> list[Finding]:
     return [finding for pitfall in pitfall_modules() for finding in pitfall.check(seen)]
 
 
+def title_of(pitfall: Pitfall) -> str:
+    """Return what a pitfall is, in a line: the first of its docstring, without the full stop."""
+    return (inspect.getdoc(pitfall) or pitfall.NAME).splitlines()[0].rstrip(".")
+
+
 def page_of(word: str) -> str:
     """Return the page of a pitfall's code or name, as Markdown; empty where there is none."""
     wanted = word.lower()
     for pitfall in pitfall_modules():
         if wanted in (pitfall.CODE.lower(), pitfall.NAME):
-            title = (inspect.getdoc(pitfall) or pitfall.NAME).splitlines()[0].rstrip(".")
-            lines = [f"# {title}", "", f"`{pitfall.CODE}` `{pitfall.NAME}`: a finding of `rk.check`, or of `rk.Run`."]
+            lines = [
+                f"# {title_of(pitfall)}",
+                "",
+                f"`{pitfall.CODE}` `{pitfall.NAME}`: a finding of `rk.check`, or of `rk.Run`.",
+            ]
             for heading, template in (("Why", pitfall.WHY), ("What to do", pitfall.DO)):
                 if not re.fullmatch(r"\{\w+\}", template):
                     lines += ["", f"## {heading}", "", re.sub(r"\{(\w+)\}", lambda place: place[1].upper(), template)]

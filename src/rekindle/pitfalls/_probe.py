@@ -137,13 +137,21 @@ def _parts_of(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
     """Return positional inputs, named inputs, and the target."""
     if isinstance(batch, torch.Tensor):
         return (batch,), {}, batch
-    if isinstance(batch, Mapping):
+    if isinstance(batch, Mapping) and batch:
         return (), batch, batch
     if isinstance(batch, (tuple, list)) and len(batch) == 1:
         return (batch[0],), {}, batch[0]
     if isinstance(batch, (tuple, list)) and batch:
         return tuple(batch[:-1]), {}, batch[-1]
-    raise TypeError(f"rk.check(..., batch): (inputs, targets), a tensor or a dict, not {type(batch).__name__}")
+    given = (
+        f"an empty {type(batch).__name__}"
+        if isinstance(batch, (tuple, list, Mapping))
+        else f"{type(batch).__name__}: {batch!r}"
+    )
+    raise TypeError(
+        "rk.check(model, loss_fn, batch) takes one batch as a loader gives it: (inputs, targets), a tensor or a dict, "
+        f"not {given[:200]}; batch = next(iter(loader))"
+    )
 
 
 def _size_of(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int | None:

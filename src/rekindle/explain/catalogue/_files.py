@@ -40,7 +40,7 @@ _READERS = (
     "safetensors/",
 )
 _READS = re.compile(
-    r"\b(?:torch(?:\.jit|\.hub)?|dcp|safetensors\.torch)\.(?:load|load_file|load_state_dict_from_url)\("
+    r"\b(?:torch(?:\.jit|\.hub)?|dcp|safetensors\.torch|rk|rekindle)\.(?:load|load_file|load_state_dict_from_url)\("
 )
 _WRITES = re.compile(r"\b(?:torch(?:\.jit)?|dcp|safetensors\.torch)\.(?:save|save_file|dump)\(|save_pretrained\(")
 

@@ -19,6 +19,7 @@ PATTERNS = (
     r"^ProcessExitedException: process (?P<local>\d+) terminated with (?:signal (?P<signal>SIG\w+)|exit code (?P<code>\d+))",
     r"^CalledProcessError: Command '[^\n]{0,2000}--local[-_]rank=(?P<local>\d+)[^\n]{0,2000}returned non-zero exit status (?P<code>\d+)",
     r"^CalledProcessError: Command '[^\n]{0,2000}--local[-_]rank=(?P<local>\d+)[^\n]{0,2000}died with <Signals\.(?P<signal>SIG\w+)",
+    r"--local[-_]rank=(?P<local>\d+)[^\n]{0,2000}\] exits with return code = (?P<code>-?\d+)",
     r"^(?P<bare>ChildFailedError)\b",
 )
 OLD = (

@@ -34,10 +34,40 @@ CHECK = "`print(repr(device))`."
 _GPU = re.compile(r"(?:gpu|nvidia|rocm|amd)[:_ ]*(\d*)", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:cuda)?[:_ ]*(\d+)", re.IGNORECASE)
 
+_DTYPES = {
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "half",
+    "float",
+    "double",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "long",
+    "int",
+    "uint8",
+    "bool",
+    "complex64",
+}
+
 
 def explain(event: Event) -> Iterator[Cause]:
     """With the name that was meant, where it can be read out of the wrong one."""
     text = event.facts.get("text", "").strip()
+    if text.replace("torch.", "") in _DTYPES:
+        dtype = text.replace("torch.", "")
+        yield Cause(
+            CODE,
+            NAME,
+            what=f"{text!r} is the name of a dtype, given as a text where a device is read",
+            why="a dtype is an object of torch; every text is taken for a device",
+            fix=(f"x.to(torch.{dtype})", f'x.to(getattr(torch, "{dtype}"))   # if the name comes from a config file'),
+            likelihood="certain",
+        )
+        return
     meant = _meant(text)
     fix = [f'torch.device("{meant}")'] if meant else []
     fix += ['torch.device("cuda:0")   # a type, a colon, a number; "cpu", "cuda", "mps"']

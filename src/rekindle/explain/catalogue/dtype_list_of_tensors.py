@@ -21,7 +21,7 @@ NEEDLES = (
 PATTERNS = (
     r"only one element tensors can be converted to Python scalars",
     r"a Tensor with (?P<count>\d+) elements cannot be converted to Scalar",
-    r"only integer tensors of a single element can be converted to an index",
+    r"(?P<index>only integer tensors of a single element) can be converted to an index",
 )
 OLD = ("RuntimeError: a Tensor with 2 elements cannot be converted to Scalar",)
 WHY = (
@@ -31,6 +31,7 @@ WHY = (
 )
 CHECK = "The shapes of the items; `loss.shape` if it is about a loss."
 
+_INDEXES = re.compile(r"[\w\])]\[|\brange\(")
 _MAKES = re.compile(r"(?:torch\.(?:tensor|as_tensor|\w*Tensor)|np\.array|numpy\.array)\(")
 
 
@@ -46,10 +47,19 @@ def explain(event: Event) -> Iterator[Cause]:
         "torch.cat(tensors)   # one behind the other",
     )
     one = ("x.mean().item()   # or sum(): one number of it", "x.tolist()   # all of them")
-    if makes and not count:
+    if event.facts.get("index") and code and (_INDEXES.search(code) or not _MAKES.search(code)):
+        asked = met or next(iter(tensors_in_line(event)), None)
+        name = asked.name if asked else "index"
+        what = f"{f'{name} {shape_text(asked.shape)} {asked.dtype}' if asked else 'a tensor'} stands where one whole number is wanted: the index of a list, a range, a size"
+        why = "only a tensor that holds one whole number can stand there; lists know no index by a tensor of several"
+        fix: tuple[str, ...] = (
+            f"int({name})   # of a tensor with one element",
+            f"[items[i] for i in {name}.tolist()]   # several elements of a list",
+        )
+    elif makes and not count:
         what = f"a list of tensors with several elements cannot be made into one tensor this way{seen}"
         why = "torch.tensor reads a list of numbers; tensors are joined"
-        fix: tuple[str, ...] = join if code else (*join, one[0])
+        fix = join if code else (*join, one[0])
     else:
         what = f"a tensor of {count or 'several'} elements is no single number{seen}"
         why = "item(), float() and int() take one element; a loss with reduction='none' has one for each sample"

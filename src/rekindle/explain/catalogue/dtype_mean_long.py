@@ -27,7 +27,7 @@ PATTERNS = (
     r"Can only calculate the (?P<call>mean) of floating types\. Got (?P<dtype>\w+)",
     r"(?P<call>std and var) only support floating point",
     r"(?P<call>[\w.]{1,60}): Expected a floating point or complex tensor as input\. Got (?P<dtype>\w+)",
-    r"\"(?P<call>(?:log_)?softmax|mse|smooth_l1|sigmoid|tanh|sqrt|exp|log|erf|gelu|silu|norm|normal|uniform|bernoulli|binary_cross_entropy)\w*\" not implemented for '(?P<dtype>Long|Int|Short|Char|Byte|Bool)'",
+    r"\"(?P<call>(?:log_)?softmax|mse|smooth_l1|sigmoid|tanh|sqrt|exp|log|erf|gelu|silu|normal|norm|uniform|bernoulli|binary_cross_entropy)\w*\" not implemented for '(?P<dtype>Long|Int|Short|Char|Byte|Bool)'",
 )
 OLD = (
     "RuntimeError: mean(): input dtype should be either floating point or complex dtypes. Got Long instead.",
@@ -45,6 +45,19 @@ def explain(event: Event) -> Iterator[Cause]:
     facts = defaultdict(str, event.facts)
     call = facts["call"].rpartition(".")[2].replace("vector_norm", "norm")
     dtype = dtype_name(facts["dtype"]) or "whole numbers"
+    if call in {"normal", "uniform"}:
+        yield Cause(
+            CODE,
+            NAME,
+            what=f"random numbers with decimals were to be written into {dtype}",
+            why="rand, randn, normal_ and uniform_ make floats",
+            fix=(
+                "torch.randint(low, high, size)   # whole random numbers",
+                "torch.randn(size)   # floats: without dtype",
+            ),
+            likelihood="certain",
+        )
+        return
     compares = "==" in code_of(event) or dtype == "bool"
     method = "mean" if call == "mean" else "std" if "std" in call else call
     asked = "a deviation" if "std" in call else call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rekindle.explain.catalogue._modules import code_of, tensors_in_line
+from rekindle.explain.catalogue._modules import code_of, is_in, tensors_in_line
 from rekindle.explain.catalogue._words import shape_text
 from rekindle.explain.cause import Cause
 from rekindle.explain.event import Event
@@ -41,6 +41,18 @@ def explain(event: Event) -> Iterator[Cause]:
             what=f"{loss['name']} was made with data ({loss['given']}), not called with it",
             why="the constructor takes settings (weight, reduction); the loss that it makes takes output and target",
             fix=(f"nn.{loss['name']}()({loss['given']})   # make it first, then call it",),
+            likelihood="certain",
+        )
+        return
+    if is_in(event, "torch/nn/_reduction.py"):
+        made = re.search(r"\b([A-Za-z_]\w*)\(", code)
+        name_said = made[1] if made else "a loss"
+        yield Cause(
+            CODE,
+            NAME,
+            what=f"{name_said} is the class of a loss, and was given data in place of settings",
+            why="the constructor takes settings (weight, reduction); the loss that it makes takes output and target",
+            fix=("criterion = nn.CrossEntropyLoss()   # the parentheses make it", "loss = criterion(output, target)"),
             likelihood="certain",
         )
         return
