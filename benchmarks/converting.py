@@ -4,7 +4,7 @@ Every way is timed in turn, several times over, in one run: copy the file and br
 fsync), and convert it, which brings it to the disk too and checks it. The ratio of the medians is what the budget is
 about: at least 0.8 of the copy's speed, at most 100 MB of memory at any size.
 
-    python benchmarks/converting.py [--megabytes 2048] [--repeat 5]
+    python benchmarks/converting.py [--megabytes 256] [--repeat 9]
 """
 
 from __future__ import annotations
@@ -18,27 +18,11 @@ import sys
 import tempfile
 import time
 
+from _files import PEAK_MB, make_file
 from report import header, write_result
 
 PAIRS = (("pth", "safetensors"), ("safetensors", "pth"), ("pth", "pth"), ("pth", "stream"), ("stream", "pth"))
 TO = {"pth": "torch-zip", "safetensors": "safetensors", "stream": "torch-stream"}
-
-
-def make_file(path, megabytes):
-    """Write a state dict of 100 tensors with values that do not compress."""
-    from rekindle.source import BufferBytes
-    from rekindle.tensors import Storage
-    from rekindle.tree import Map, Tensor
-    from rekindle.writers import torch_zip
-
-    size = megabytes * 1024**2 // 100 // 4096 * 4096
-    block = memoryview(os.urandom(size))
-    pairs = []
-    for number in range(100):
-        storage = Storage(str(number), size, BufferBytes(block))
-        pairs.append((f"layer.{number}.weight", Tensor(storage, "float32", 0, (size // 4096, 1024), (1024, 1))))
-    with open(path, "wb") as out:
-        torch_zip.write_tree(Map(pairs, "OrderedDict"), out)
 
 
 def copy(source, target):
@@ -48,12 +32,14 @@ def copy(source, target):
     os.close(fd)
 
 
-CHILD = """
+CHILD = (
+    """
 import sys
 from rekindle.verbs.convert import convert
 convert(sys.argv[1], sys.argv[2], to=sys.argv[3], force=True)
-print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
+    + PEAK_MB
+)
 
 
 def timed(function, *args, **kwargs):
@@ -64,8 +50,8 @@ def timed(function, *args, **kwargs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=2048)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=256)
+    parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--folder", default=None, help="where the files are made; a temporary folder by default")
     args = parser.parse_args()
     from rekindle.verbs.convert import convert

@@ -1,11 +1,12 @@
 """How long does `rekindle inspect` take as a whole process, how much memory, and does the file's size matter?
 
-    python benchmarks/inspecting.py [--repeats 15]
+    python benchmarks/inspecting.py [--repeats 5] [--megabytes 1000] [--no-torch] [--folder FOLDER]
 
-Files with 1,000 tensors in each container, of 10 MB and of 4 GB (their zeros are holes, so that no disk space is
+Files with 1,000 tensors in each container, of 10 MB and of 1 GB (their zeros are holes, so that no disk space is
 needed), warm and cold (dropped from the page cache by posix_fadvise). Each figure is the median over whole processes,
-taken in turns with two peers: a bare interpreter, and `torch.load` with mmap (the old stream has none), which prints
-keys, types and shapes. Then files of 100,000 tensors are listed inside one process.
+taken in turns with a bare interpreter. The other peer, `torch.load` with mmap (the old stream has none), prints keys,
+types and shapes; it runs twice for each file, since importing torch is most of it and takes seconds. Then files of
+100,000 tensors are listed inside one process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from report import header, write_result
 
 TENSORS = 1000
-SIZES = (10 * 10**6, 4 * 10**9)
+SMALL_BYTES = 10 * 10**6
 CONTAINERS = ("torch-zip", "torch-stream", "safetensors")
 BUDGET = "budget: 150 ms and 40 MB a process; 100,000 tensors in 2 s"
 LOAD = (
@@ -42,19 +43,26 @@ LIST = (
 class HoleFile:
     """A file in which long runs of zeros become holes."""
 
-    zeros = bytes(2**24)
+    least = 65536
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("wb")
+        self.zeros = b""
 
     def write(self, data):
         """Write, or leave a hole."""
         view = memoryview(data).cast("B")
-        if 65536 <= len(view) <= len(self.zeros) and view == memoryview(self.zeros)[: len(view)]:
+        if len(view) >= self.least and self.is_zero(view):
             self.file.seek(len(view), os.SEEK_CUR)
         else:
             self.file.write(view)
         return len(view)
+
+    def is_zero(self, view):
+        """Tell whether all bytes are zero; bytes are compared at memory speed, views one by one."""
+        if len(self.zeros) != len(view):
+            self.zeros = bytes(len(view))
+        return bytes(view) == self.zeros
 
     def flush(self):
         """Write what is buffered."""
@@ -89,9 +97,14 @@ def make(path: Path, container: str, tensors: int, numel: int) -> None:
         torch.save(state, file, _use_new_zipfile_serialization=container == "torch-zip")
 
 
-def make_apart(path: Path, container: str, tensors: int, numel: int) -> None:
-    """Do it in another process: the memory that a child is charged with begins with its parent's."""
-    subprocess.run([sys.executable, __file__, "--make", str(path), container, str(tensors), str(numel)], check=True)
+def make_apart(*files: tuple[Path, str, int, int]) -> None:
+    """Make them in another process: the memory that a child is charged with begins with its parent's.
+
+    Args:
+        files: (path, container, tensors, elements of each).
+    """
+    work = json.dumps([(str(path), *rest) for path, *rest in files])
+    subprocess.run([sys.executable, __file__, "--make", work], check=True)
 
 
 def process(*words: str) -> tuple[float, float]:
@@ -113,20 +126,22 @@ def drop_from_cache(path: Path) -> None:
     os.close(fd)
 
 
-def measure(path: Path, container: str, repeats: int, *, cold: bool) -> str:
-    bare, ours, theirs = [], [], []
+def load_ms(path: Path, container: str) -> str:
+    """Return the faster of two processes that open the file with torch and print what is in it."""
+    if container == "safetensors" or (container == "torch-stream" and path.stat().st_size > 10**9):
+        return ""  # no file of torch's; torch reads all of it into memory
+    return f"{min(process('-c', LOAD, str(path), container)[0] for _ in range(2)):,.0f}"
+
+
+def measure(path: Path, container: str, repeats: int, peer: str, *, cold: bool) -> str:
+    bare, ours = [], []
     for _ in range(repeats):
         bare.append(process("-c", "pass")[0])
         if cold:
             drop_from_cache(path)
         ours.append(process("-m", "rekindle", "inspect", str(path)))
-    for _ in range(0 if container == "safetensors" else 3):
-        if container == "torch-stream" and path.stat().st_size > 10**9:
-            break  # torch reads all of it into memory
-        theirs.append(process("-c", LOAD, str(path), container)[0])
     ms = statistics.median(time for time, _ in ours)
     memory = max(memory for _, memory in ours)
-    peer = f"{statistics.median(theirs):,.0f}" if theirs else ""
     size = f"{path.stat().st_size / 10**6:,.0f}"
     state = "cold" if cold else "warm"
     return (
@@ -136,34 +151,44 @@ def measure(path: Path, container: str, repeats: int, *, cold: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--make", nargs=4, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the large files; they take no disk space")
+    parser.add_argument("--no-torch", action="store_true", help="do not time `torch.load`: it takes seconds")
+    parser.add_argument("--folder", default=None, help="where the files are made; a temporary folder by default")
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.make:
-        path, container, tensors, numel = args.make
-        make(Path(path), container, int(tensors), int(numel))
+        for path, *rest in json.loads(args.make):
+            make(Path(path), *rest)
         return
     lines = [
-        header("inspecting", f"--repeats {args.repeats}"),
+        header("inspecting", f"--repeats {args.repeats} --megabytes {args.megabytes}"),
         "1,000 tensors; ms of whole processes, median (and best)\n",
         "| container | MB | cache | bare python ms | inspect ms | best ms | memory MB | torch.load ms |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        for container in CONTAINERS:
-            for size in SIZES:
-                path = Path(folder) / "file"
-                make_apart(path, container, TENSORS, size // TENSORS // 4)
-                lines += [measure(path, container, args.repeats, cold=cold) for cold in (False, True)]
-        lines += ["\n| container | tensors | s to list, best of 5 |", "| --- | --- | --- |"]
-        for container in CONTAINERS:
-            make_apart(path, container, 100_000, 6)
+    sizes = (SMALL_BYTES, args.megabytes * 10**6)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        files = {(kind, size): Path(folder, f"{kind}-{size}") for kind in CONTAINERS for size in sizes}
+        many = {kind: Path(folder, f"{kind}-many") for kind in CONTAINERS}
+        make_apart(
+            *((path, kind, TENSORS, size // TENSORS // 4) for (kind, size), path in files.items()),
+            *((path, kind, 100_000, 6) for kind, path in many.items()),
+        )
+        for (kind, _), path in files.items():
+            peer = "" if args.no_torch else load_ms(path, kind)
+            for cold in (False, True):
+                lines.append(measure(path, kind, args.repeats, "" if cold else peer, cold=cold))
+                print(lines[-1], flush=True)
+        lines += ["\n| container | tensors | s to list, best of 2 |", "| --- | --- | --- |"]
+        for kind, path in many.items():
             outs = [
                 subprocess.run([sys.executable, "-c", LIST, path], capture_output=True, text=True, check=True).stdout
-                for _ in range(5)
+                for _ in range(2)
             ]
-            lines.append(f"| {container} | {outs[0].split()[0]} | {min(float(out.split()[1]) for out in outs):.2f} |")
+            lines.append(f"| {kind} | {outs[0].split()[0]} | {min(float(out.split()[1]) for out in outs):.2f} |")
+            print(lines[-1], flush=True)
     write_result("inspecting", [*lines, f"\n{BUDGET}"])
 
 

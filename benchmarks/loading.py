@@ -4,7 +4,7 @@ A state dict of a transformer's shape is written in each container; every way is
 one run, with the files in the page cache. *open* is the call alone; *every byte* also adds up all elements. The budget:
 at most 1.2 times safetensors' `load_file`, at least 5 times faster than `torch.load`.
 
-    python benchmarks/loading.py [--megabytes 2048] [--tensors 100] [--repeat 7]
+    python benchmarks/loading.py [--megabytes 512] [--tensors 100] [--repeat 5]
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def touch(state):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=2048)
+    parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--tensors", type=int, default=100)
-    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", default=None, help="where the files are made; a temporary folder by default")
     args = parser.parse_args()
 

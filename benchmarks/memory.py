@@ -1,8 +1,8 @@
 """Does the memory of any file command grow with the file?
 
-    python benchmarks/memory.py [--megabytes 4000] [--containers torch-zip,torch-stream,safetensors]
+    python benchmarks/memory.py [--megabytes 1000] [--containers torch-zip,torch-stream,safetensors]
 
-Every command runs as a process of its own on a file of 10 MB and on one of 4 GB with the same 1,000 tensors, in each
+Every command runs as a process of its own on a file of 10 MB and on one of 1 GB with the same 1,000 tensors, in each
 container. The large files are made of holes, so that they need no disk space (what `convert` and `salvage` write does,
 for as long as it is there). The peak is what the system counted for the process (`ru_maxrss`). `salvage` gets the file
 cut in the middle of its last tensor.
@@ -70,7 +70,7 @@ def cut_copy(path: Path, target: Path) -> None:
 def measure(folder: Path, container: str, size: int) -> dict[str, tuple[float, float]]:
     """Run every command on a file of a size; return command -> (seconds, megabytes)."""
     names = {"FILE": folder / "file", "OTHER": folder / "other", "CUT": folder / "cut", "OUTPUT": folder / "out"}
-    make_apart(names["FILE"], container, TENSORS, size // TENSORS // 4)
+    make_apart((names["FILE"], container, TENSORS, size // TENSORS // 4))
     os.link(names["FILE"], names["OTHER"])
     cut_copy(names["FILE"], names["CUT"])
     found = {}
@@ -84,8 +84,8 @@ def measure(folder: Path, container: str, size: int) -> dict[str, tuple[float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--megabytes", type=int, default=4000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--containers", default="torch-zip,torch-stream,safetensors")
     args = parser.parse_args()
     lines = [

@@ -1,23 +1,27 @@
 """What watching for pitfalls costs: the same training with `watch=True` and `watch=False`, in turn, in one process.
 
-    python benchmarks/pitfalls.py
+    python benchmarks/pitfalls.py [--repeat 5]
 
-Prints the median time of each, and the ratio. A small network shows the worst case: its steps are short.
+CPU time of this process, the median of each, and of the ratios of neighbours. A small network shows the worst case: its
+steps are short.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
 
 import torch
+from report import header, write_result
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import rekindle as rk
 
-SAMPLES, EPOCHS, ROUNDS = 2048, 4, 9
+SAMPLES, EPOCHS, BATCH = 2048, 2, 16
+STEPS = SAMPLES // BATCH * EPOCHS
 
 
 def small() -> nn.Module:
@@ -39,7 +43,9 @@ def seconds(make, watch: bool) -> float:
         rk.Run(folder, seed=0, save_every=None, tensorboard=False, watch=watch) as run,
     ):
         run.track(model=model, optimizer=optimizer)
-        batches = run.loader(TensorDataset(torch.randn(SAMPLES, 64), torch.randint(0, 10, (SAMPLES,))), batch_size=16)
+        batches = run.loader(
+            TensorDataset(torch.randn(SAMPLES, 64), torch.randint(0, 10, (SAMPLES,))), batch_size=BATCH
+        )
         began = time.process_time()
         for _ in run.epochs(EPOCHS):
             for inputs, labels in run.batches(batches):
@@ -52,13 +58,24 @@ def seconds(make, watch: bool) -> float:
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {SAMPLES // 16 * EPOCHS} steps, CPU time")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [
+        header("pitfalls", f"--repeat {args.repeat}"),
+        f"{STEPS:,} steps, CPU time, one thread\n",
+        "| network | watched us a step | not watched us a step | watching costs us a step | ratio |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for make in (small, deep):
         seconds(make, watch=True)  # the first one imports
-        pairs = [(seconds(make, watch=True), seconds(make, watch=False)) for _ in range(ROUNDS)]
-        on, off = (statistics.median(each) for each in zip(*pairs, strict=True))
+        pairs = [(seconds(make, watch=True), seconds(make, watch=False)) for _ in range(args.repeat)]
+        on, off = (statistics.median(each) / STEPS * 1e6 for each in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for one, other in pairs)
-        print(f"{make.__name__}: {on:.3f} s watched, {off:.3f} s not; median of ratios {ratio:.3f}")
+        lines.append(f"| {make.__name__} | {on:,.0f} | {off:,.0f} | {on - off:,.0f} | {ratio:.3f} |")
+        print(lines[-1], flush=True)
+    write_result("pitfalls", lines)
 
 
 if __name__ == "__main__":

@@ -141,10 +141,12 @@ def inspection_json(inspection: Inspection) -> dict[str, object]:
     """Return an inspection as the contract of ``rekindle inspect --json`` has it.
 
     ``offset`` is the first element, counted in elements of the dtype from the start of the storage; ``bytes`` of a
-    tensor are those of its own elements; ``storage`` is equal for tensors that share one. Numbers that JSON has not
+    tensor are those of its own elements; ``storage`` is equal for tensors that share one; ``part`` says which part of
+    which whole a tensor is, where a model was spread over ranks. Numbers that JSON has not
     (NaN, infinities) are texts.
     """
     tensors = []
+    parts = _parts(inspection)
     for entry in inspection.table:
         row: dict[str, object] = {
             "key": entry.key,
@@ -157,6 +159,8 @@ def inspection_json(inspection: Inspection) -> dict[str, object]:
             "bytes": entry.size_bytes,
             "layout": entry.layout,
         }
+        if entry.key in parts:
+            row["part"] = parts[entry.key]
         if entry.key in inspection.digests:
             row["digest"] = inspection.digests[entry.key]
         tensors.append(row)
@@ -170,6 +174,12 @@ def inspection_json(inspection: Inspection) -> dict[str, object]:
         "findings": findings_json(inspection.findings),
         "facts": _json_facts(inspection.facts),
     }
+
+
+def _parts(inspection: Inspection) -> Mapping[str, object]:
+    """Return key -> which part of which whole shape the file has, for tensors that are spread over ranks."""
+    parts = inspection.facts.get("parts")
+    return parts if isinstance(parts, Mapping) else {}
 
 
 def _json_number(value: object) -> object:
@@ -293,6 +303,8 @@ def _tensor_lines(inspection: Inspection, paint: Paint) -> Iterator[str]:
         for entry in shown
     ]
     marks = _sharing_marks(entries)
+    for key, part in _parts(inspection).items():
+        marks[key] = f"part {escape(str(part))}" + (f", {marks[key]}" if key in marks else "")
     widths = [min(max(len(title), *(len(row[i]) for row in rows)), _KEY_COLUMN) for i, title in enumerate(_TITLES)]
     title = "  ".join(f"{name:<{width}}" for name, width in zip(_TITLES, widths, strict=True))
     yield paint.dim("  " + title.rstrip() + ("  sha256" if digests else ""))

@@ -1,12 +1,16 @@
 """The options of `rekindle convert`, as they are typed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from runs_on_disk import make_run
 from safetensors.torch import load_file
+
+import rekindle as rk
 
 
 @pytest.fixture
@@ -98,3 +102,34 @@ def test_without_numpy_a_cast_is_refused_with_the_way_out(checkpoint, tmp_path):
     assert done.returncode == 2
     assert "casting to float16 needs NumPy, which is not installed" in done.stderr
     assert not (tmp_path / "b.pth").exists()
+
+
+def test_best_is_the_snapshot_that_the_run_kept_for_its_metric(cli, tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    model = torch.nn.ParameterList([weight])
+    with rk.Run(tmp_path / "run", seed=0, save_every="1 epoch", keep_best="score", tensorboard=False) as run:
+        run.track(model=model)
+        for epoch in run.epochs(4):
+            weight.data.fill_(float(epoch))
+            run.step()
+            run.log(score=[1.0, 5.0, 2.0, 3.0][epoch])
+    assert cli("convert", "run", "newest.safetensors").returncode == 0
+    assert cli("convert", "run", "best.safetensors", "--best").returncode == 0
+    assert load_file(tmp_path / "newest.safetensors")["0"].item() == 3.0
+    assert load_file(tmp_path / "best.safetensors")["0"].item() == 1.0
+
+    shutil.rmtree(tmp_path / "run" / "snapshots" / "step-00000002")
+    done = cli("convert", "run", "again.safetensors", "--best")
+    assert (done.returncode, (tmp_path / "again.safetensors").exists()) == (2, False)
+    assert "is gone" in done.stderr
+
+
+def test_best_of_what_knows_of_none_says_why(cli, checkpoint, tmp_path):
+    make_run(tmp_path / "plain", steps=[1, 2])
+    done = cli("convert", "plain", "b.pth", "--best")
+    assert done.returncode == 2
+    assert "it knows of no best snapshot" in done.stderr
+    assert "keep_best='accuracy'" in done.stderr
+    done = cli("convert", "a.pth", "b.pth", "--best")
+    assert done.returncode == 2
+    assert "a.pth: --best is for the folder of a run" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +162,20 @@ def test_a_listing_of_many_tensors_ends_and_says_how_many_are_left(tmp_path: Pat
 def test_help_shows_the_example(cli: Cli):
     done = cli("inspect", "--help")
     assert "rekindle inspect model.pth --tree" in done.stdout
+
+
+def test_the_file_of_one_rank_says_for_each_tensor_which_part_of_which_whole_it_is(tmp_path: Path, cli: Cli):
+    golden = Path(__file__).parent.parent / "golden" / "fsdp_ranks" / "tensor" / "model_world_size_4_rank_3.pt"
+    shutil.copy(golden, tmp_path / "rank_3.pt")
+    lines = cli("inspect", "rank_3.pt").stdout.splitlines()
+    assert lines[2:7] == [
+        "  key       dtype    shape   size",
+        "  0.weight  float32  [2, 6]  48 B  part [8:10, :] of [10, 6]",
+        "  0.bias    float32  [2]      8 B  part [8:10] of [10]",
+        "  1.weight  float32  [3, 5]  60 B  part [4:7, 5:10] of [7, 10]",
+        "  1.bias    float32  [3]     12 B  part [4:7] of [7]",
+    ]
+    found = json.loads(cli("inspect", "rank_3.pt", "--json").stdout)
+    assert {row["key"]: row["part"] for row in found["tensors"]} == found["facts"]["parts"]
+    whole = json.loads(cli("inspect", str(golden.parent), "--json").stdout)
+    assert not any("part" in row for row in whole["tensors"])

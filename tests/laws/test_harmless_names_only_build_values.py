@@ -20,7 +20,7 @@ import pytest
 
 from rekindle.finding import Severity
 from rekindle.limits import DEFAULT_LIMITS
-from rekindle.scanning.names import CHECKPOINT_NAMES, HARMLESS, Level, judge
+from rekindle.scanning.names import CHECKPOINT_NAMES, HARMLESS, PARTS, Level, judge
 from rekindle.scanning.programs import report_program
 from rekindle.scanning.report import Report, View
 from rekindle.scanning.trace import trace
@@ -83,7 +83,14 @@ STATES = (
 # Reasons that many pairs share.
 ALIKE = {reason for reason in HARMLESS.values() if list(HARMLESS.values()).count(reason) > 20}
 SCANNED = sorted({*HARMLESS, *CHECKPOINT_NAMES})
-KNOWN = sorted({*SCANNED, *MEANINGS, *BUILDS})
+KNOWN = sorted({*SCANNED, *PARTS, *MEANINGS, *BUILDS})
+
+
+def wrapped(arguments: bytes) -> bytes:
+    """Return a program that makes a DTensor as torch does, of these arguments."""
+    kind = name("torch.distributed.tensor", "DTensor")
+    given = many(name("torch._utils", "_rebuild_wrapper_subclass"), kind, many(kind, arguments), b"}")
+    return b"\x80\x02" + name("torch._tensor", "_rebuild_from_type_v2") + given + b"R."
 
 
 def programs(pair: tuple[str, str]) -> list[bytes]:
@@ -149,7 +156,7 @@ REAL = (
     HOOK
     + """
 import io, pickle, resource, warnings
-import torch, torch.distributed.checkpoint, torch.distributed.checkpoint.filesystem
+import torch, torch.distributed.checkpoint, torch.distributed.checkpoint.filesystem, torch.distributed.tensor
 warnings.simplefilter("ignore")
 sys.path.insert(0, os.getcwd())  # where the canary lies
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -230,8 +237,13 @@ def test_our_machine_builds_a_value_or_gives_our_error_and_causes_no_event(tmp_p
 
 def test_what_is_clean_builds_a_value_or_fails_in_cpython_too(tmp_path):
     work = [
-        program for pair in SCANNED for program in programs(pair) if is_clean(program, checkpoint=pair not in HARMLESS)
+        program
+        for pair in (*SCANNED, *PARTS)
+        for program in programs(pair)
+        if is_clean(program, checkpoint=pair in CHECKPOINT_NAMES)
     ]
+    work += [program for program in map(wrapped, ARGUMENTS) if is_clean(program, checkpoint=False)]
+    assert all(any(name(*pair) in program for program in work) for pair in PARTS)
     seen, ended = watched(REAL, work, tmp_path)
     assert [(work[number], event, what) for number, event, what in seen] == []
     assert ended["value"] > 500

@@ -157,3 +157,15 @@ def test_the_command_takes_all_files_and_one_name(tmp_path, cli):
         assert done.returncode == 2
         assert "rekindle convert" in done.stderr
     assert not (tmp_path / "m.pth").exists()
+
+
+def test_a_mean_that_is_there_already_is_replaced_by_the_command_that_is_named(tmp_path, cli):
+    saved(tmp_path, 2)
+    (tmp_path / "mean.pth").write_bytes(b"precious")
+    words = ["convert", "--average", "0.pth", "1.pth", "-o", "mean.pth"]
+    done = cli(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "  do      rekindle convert --average 0.pth 1.pth -o mean.pth --force"
+    assert (tmp_path / "mean.pth").read_bytes() == b"precious"
+    assert cli(*words, "--force", cwd=tmp_path).returncode == 0
+    assert rk.load(tmp_path / "mean.pth")["scalar"] == 0.5

@@ -608,28 +608,40 @@ def test_a_cut_in_place_reads_its_own_files_to_the_end(tmp_path):
 @pytest.mark.parametrize("suffix", ["pth", "safetensors", "old"])
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_bytes_that_the_disk_did_not_keep_are_noticed_before_the_rename(tmp_path, monkeypatch, suffix, dtype):
-    from rekindle.verbs.convert import _Job
-
     torch.save({"w": torch.arange(1000.0), "v": torch.ones(10)}, tmp_path / "a.pth")
     target = tmp_path / ("b.pth" if suffix == "old" else f"b.{suffix}")
     words = {"to": "torch-stream"} if suffix == "old" else {}
     whole = convert(tmp_path / "a.pth", target, dtype=dtype, **words)
     good = target.read_bytes()
     place = 2_000 if dtype is None else 1_500  # inside w, in every container
-    real = _Job.check
+    real = os.write
 
-    def turned(job, path):
-        with open(path, "r+b") as file:
-            file.seek(place)
-            byte = file.read(1)
-            file.seek(place)
-            file.write(bytes([byte[0] ^ 1]))
-        real(job, path)
+    def turning(fd, data):
+        at = place - os.lseek(fd, 0, os.SEEK_CUR)
+        if 0 <= at < len(data):
+            data = bytearray(data)
+            data[at] ^= 1
+        return real(fd, data)
 
-    monkeypatch.setattr(_Job, "check", turned)
+    monkeypatch.setattr(os, "write", turning)
     with pytest.raises(UnreadableFile, match="the bytes of w are not those of the source"):
         convert(tmp_path / "a.pth", target, dtype=dtype, force=True, **words)
     assert target.read_bytes() == good
     assert whole.verified
     convert(tmp_path / "a.pth", target, dtype=dtype, force=True, verify=False, **words)  # nobody looks
     assert target.read_bytes() != good
+
+
+def test_a_tensor_of_many_megabytes_is_read_back_to_its_last_byte(tmp_path, monkeypatch):
+    torch.save({"w": torch.arange(1_000_000)}, tmp_path / "a.pth")
+    last = convert(tmp_path / "a.pth", tmp_path / "b.safetensors").size_bytes - 1
+    real = os.write
+
+    def turning(fd, data):
+        end = os.lseek(fd, 0, os.SEEK_CUR) + len(data)
+        return real(fd, data if end != last + 1 else bytes(data[:-1]) + bytes([data[-1] ^ 1]))
+
+    monkeypatch.setattr(os, "write", turning)
+    with pytest.raises(UnreadableFile, match="the bytes of w are not those of the source"):
+        convert(tmp_path / "a.pth", tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from rekindle.cli._losses import losses_json, print_losses
 from rekindle.cli._progress import megabytes_a_second, progress_line
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--legacy", action="store_true", help="the same as --to torch-stream: for torch before 1.6")
     parser.add_argument(
         "--take", "--part", dest="part", metavar="KEY", help="only what lies under this key, such as model"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="of a run: the best snapshot by its keep_best, not the newest"
     )
     parser.add_argument(
         "--all", action="store_true", help="of a run, snapshot or program: everything, not only the weights"
@@ -87,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             do=f"rekindle convert {args.source or 'SRC'} {target or 'DST'}",
         )
     done = convert(
-        args.source,
+        _best_of(args.source) if args.best else args.source,
         target,
         to=to,
         part=args.part,
@@ -110,6 +114,34 @@ def run(args: argparse.Namespace) -> int:
     return _told(args, done)
 
 
+def _best_of(run: str) -> str:
+    """Return the folder of a run's best snapshot."""
+    import shlex
+
+    from rekindle.errors import CannotWrite
+    from rekindle.verbs.runs import summarise_run
+
+    newest = f"the newest: rekindle convert {shlex.quote(run)} OUT"
+    if not os.path.isdir(run):
+        raise CannotWrite(f"{run}: --best is for the folder of a run", do=newest)
+    one = summarise_run(run)
+    if one.best is None:
+        raise CannotWrite(
+            f"{run}: it knows of no best snapshot",
+            why="a run remembers one where it is told by which metric: rk.Run(..., keep_best='accuracy')",
+            do=newest,
+        )
+    step = one.best[1]
+    found = next((snapshot for snapshot in one.snapshots if snapshot.step == step), None)
+    if found is None or found.damage:
+        raise CannotWrite(
+            f"{run}: its best snapshot, of step {step}, {'is gone' if found is None else 'does not hold'}",
+            why=found.damage if found is not None else "",
+            do=newest,
+        )
+    return found.path
+
+
 def _average(args: argparse.Namespace, to: str | None) -> Conversion:
     import shlex
 
@@ -122,7 +154,7 @@ def _average(args: argparse.Namespace, to: str | None) -> Conversion:
             "--average takes all files to read, and -o the one to write",
             do=f"rekindle convert --average {shlex.join(files)} -o {args.output or 'MEAN.pth'}",
         )
-    unused = ("only", "drop", "strip", "rename", "add", "data_only", "untie", "slim", "values")
+    unused = ("best", "only", "drop", "strip", "rename", "add", "data_only", "untie", "slim", "values")
     asked = [f"--{name.replace('_', '-')}" for name in unused if getattr(args, name)]
     if asked:
         raise CannotWrite(
@@ -164,7 +196,7 @@ def _as_json(done: Conversion) -> dict[str, object]:
         "files": list(done.files),
         "verified": done.verified,
         "written": [{"key": row.key, "dtype": row.dtype, "shape": list(row.shape)} for row in done.written],
-        "lost": [{"key": loss.key, "why": loss.why, "tensor": loss.is_tensor} for loss in done.lost],
+        "lost": losses_json(done.lost),
         "findings": findings_json(done.findings),
     }
 
@@ -183,12 +215,7 @@ def _print(done: Conversion) -> None:
     tensors = [loss for loss in done.lost if loss.is_tensor]
     values = [loss for loss in done.lost if not loss.is_tensor]
     for name, lost in (("tensors", tensors), ("other values", values)):
-        if lost:
-            print(f"not written: {len(lost):,} {name}")
-            for loss in lost[:_SHOWN]:
-                print(f"  {escape(loss.key) or '(the whole object)'}  {escape(loss.why)}")
-            if len(lost) > _SHOWN:
-                print(f"  ... and {len(lost) - _SHOWN:,} more: --json lists them all")
+        print_losses(f"not written: {len(lost):,} {name}", lost)
     paint = Paint(on=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     for finding in done.findings:
         print("\n".join(finding_lines(finding, paint=paint)))

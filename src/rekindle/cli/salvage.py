@@ -7,15 +7,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from rekindle.cli._losses import losses_json, print_losses
 from rekindle.cli._progress import progress_line
 
 if TYPE_CHECKING:
-    from rekindle.verbs.salvage import Lost, Salvage
+    from rekindle.verbs.salvage import Salvage
 
 SUMMARY = "write every tensor that is whole in a cut or overwritten file into a new file"
 EXAMPLE = "rekindle salvage cut.pth -o rescued.safetensors"
-
-_SHOWN = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +80,7 @@ def _as_json(done: Salvage) -> dict[str, object]:
             }
             for row in done.written
         ],
-        "lost": [{"key": loss.key, "why": loss.why, "tensor": loss.is_tensor} for loss in done.lost],
+        "lost": losses_json(done.lost),
         "proven": sum(row.proven for row in done.written),
         "findings": findings_json(done.findings),
     }
@@ -106,23 +105,11 @@ def _print(done: Salvage) -> None:
     if damaged:
         print(f"  damaged, kept         {damaged:,}")
     print(f"  lost                  {len(tensors):,}")
-    _print_lost("lost", tensors)
-    _print_lost("left out", values)
+    print_losses("lost:", tensors)
+    print_losses("left out:", values)
     paint = Paint(on=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     for finding in done.findings:
         print()
         print("\n".join(finding_lines(finding, paint=paint)))
     print()
     print(f"next: rekindle inspect {escape(shlex.quote(done.target), 400)}")
-
-
-def _print_lost(title: str, lost: list[Lost]) -> None:
-    from rekindle.render import escape
-
-    if not lost:
-        return
-    print(f"{title}:")
-    for loss in lost[:_SHOWN]:
-        print(f"  {escape(loss.key) or '(the whole object)'}  {escape(loss.why)}")
-    if len(lost) > _SHOWN:
-        print(f"  ... and {len(lost) - _SHOWN:,} more: --json lists them all")

@@ -17,7 +17,17 @@ from typing import NamedTuple
 
 from rekindle.tensors import DTYPE_OF_STORAGE
 
-__all__ = ["BUILDABLE", "CHECKPOINT_NAMES", "HARMLESS", "OPERANDS", "Judgement", "Level", "judge", "spellings"]
+__all__ = [
+    "BUILDABLE",
+    "CHECKPOINT_NAMES",
+    "HARMLESS",
+    "OPERANDS",
+    "PARTS",
+    "Judgement",
+    "Level",
+    "judge",
+    "spellings",
+]
 
 
 class Level(Enum):
@@ -105,6 +115,24 @@ CHECKPOINT_NAMES: dict[tuple[str, str], str] = {
     ("pathlib", "PosixPath"): "a path; nothing is opened by making one",
     ("pathlib._local", "PosixPath"): "a path; nothing is opened by making one",
 }  # fmt: skip
+
+# How FSDP2 and tensor parallelism describe a tensor of which each rank holds a part. torch.load(weights_only=True) has
+# these classes once `torch.distributed.tensor` is imported (its `__init__.py`, `add_safe_globals`). They are no
+# harmless names all the same: called, DeviceMesh joins a process group. So they count only in the one form in which
+# torch writes them, which `rekindle.scanning.parts` knows. The values say which are tuples, made with their items.
+PARTS: dict[tuple[str, str], bool] = {
+    ("torch.distributed.tensor", "DTensor"): False,
+    ("torch.distributed.device_mesh", "DeviceMesh"): False,
+    ("torch.distributed._mesh_layout", "_MeshLayout"): False,
+    ("torch.distributed._mesh_layout", "_FlatLayout"): False,
+    ("torch.distributed.tensor._dtensor_spec", "DTensorSpec"): False,
+    ("torch.distributed.tensor._dtensor_spec", "TensorMeta"): True,
+    ("torch.distributed.tensor._dtensor_spec", "ShardOrderEntry"): True,
+    ("torch.distributed.tensor.placement_types", "Shard"): False,
+    ("torch.distributed.tensor.placement_types", "_StridedShard"): False,
+    ("torch.distributed.tensor.placement_types", "Replicate"): False,
+    ("torch.distributed.tensor.placement_types", "Partial"): False,
+}
 
 # Results of these may get a state (BUILD): a dict of attributes, or the storage and sizes of an old tensor.
 BUILDABLE: frozenset[tuple[str, str]] = frozenset(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rekindle.finding import Severity
 from rekindle.scanning.names import Judgement, Level, judge, spellings
+from rekindle.scanning.parts import described_parts, names_parts
 from rekindle.scanning.report import Report, View
 from rekindle.scanning.trace import Trace, describe, trace
 from rekindle.source import MemorySource
@@ -120,7 +121,18 @@ def report_program(found: Trace, view: View, at: int, report: Report, *, checkpo
     names: dict[tuple[str, str], list[Global]] = {}
     for name in found.names:
         names.setdefault((name.module, name.name), []).append(name)
+    described = described_parts(found, view.data.read(at, found.end)) if names_parts(found) else frozenset()
+    if described:
+        report.add(
+            "RK-SCAN-23", "parts-of-ranks", Severity.NOTE,
+            "describes tensors of which each rank holds a part, as FSDP2 and tensor parallelism save them",
+            view.where(at + min(names[pair][0].offset for pair in described)),
+            why=f"{len(described):,} classes of torch.distributed, made as torch saves them and never called; "
+            "torch.load(weights_only=True) takes them after `import torch.distributed.tensor`",
+        )  # fmt: skip
     for pair, asked in names.items():
+        if pair in described:
+            continue
         if found.lookups and found.lookups == found.looked_up and ("builtins", "getattr") in spellings(*pair):
             continue  # it was used for nothing but names with dots, which are judged by themselves
         judged = judge(*pair, checkpoint=checkpoint)

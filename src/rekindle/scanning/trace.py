@@ -73,6 +73,7 @@ class Trace:
             would spell it.
         refused: (name, offset) of the first opcode that ``weights_only=True`` does not know; None where it knows all.
         value: what STOP would return.
+        meddles: whether an object of a class without a meaning of ours gets a second state, items or elements.
     """
 
     start: int
@@ -89,6 +90,7 @@ class Trace:
     looked_up: int = 0
     refused: tuple[str, int] | None = None
     value: Value = None
+    meddles: bool = False
 
 
 class _Ends(Exception):
@@ -581,11 +583,16 @@ def _is_one_of(function: Value, pairs: frozenset[tuple[str, str]]) -> bool:
     return isinstance(function, Global) and any(pair in pairs for pair in spellings(function.module, function.name))
 
 
+_GETS_STATE = "it gets a state"
+
+
 def _changed(tracer: _Tracer, target: Value, how: str) -> None:
     if isinstance(target, Global):
         tracer.note("changed-global", f"{target.path} itself is changed: {how}")
     elif not _is_of_unknown_class(target):
         tracer.note("odd-call", f"{describe(target)}: {how}")
+    elif how != _GETS_STATE:
+        tracer.result.meddles = True
 
 
 def _is_of_unknown_class(target: Value) -> bool:
@@ -642,15 +649,16 @@ def _build(tracer: _Tracer, argument: object) -> None:  # noqa: ARG001 - one sig
     state = tracer.pop()
     target = tracer.top()
     if isinstance(target, Record):
+        tracer.result.meddles |= target.state is not None
         target.state = state
         if _is_one_of(target.function, _JOBLIB_ARRAYS):
             _skip_joblib_array(tracer, state)
         elif not _is_one_of(target.function, BUILDABLE):
-            _changed(tracer, target, "it gets a state")
+            _changed(tracer, target, _GETS_STATE)
         elif any(isinstance(key, str) and key.startswith("__") for key in _keys_of(state)):
             tracer.note("odd-call", f"{describe(target)}: its special attributes are set")
     else:
-        _changed(tracer, target, "it gets a state")
+        _changed(tracer, target, _GETS_STATE)
 
 
 def _keys_of(state: Value) -> list[Value]:

@@ -11,12 +11,18 @@ to nearest even in the last file's type. The tensors must have the same keys and
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from rekindle.casting import FLOATS, Cast, Tally, as_numbers, numpy_for, spared_by_casts
+from rekindle.converting.choosing import change, select, shards_of
+from rekindle.converting.files import container_for, refuse_existing
+from rekindle.converting.job import Job
+from rekindle.converting.result import Conversion, Progress
+from rekindle.converting.wishes import understood
 from rekindle.errors import CannotWrite, LimitExceeded
 from rekindle.finding import Finding, Severity
 from rekindle.formats import open_path
@@ -27,8 +33,7 @@ from rekindle.source import CHUNK_BYTES, BufferBytes, Bytes
 from rekindle.strict import refuse_damaged
 from rekindle.tensors import DTYPES, Storage, TensorEntry, contiguous_stride, element_count
 from rekindle.tree import Tensor, walk
-from rekindle.verbs._wishes import understood
-from rekindle.verbs.convert import Conversion, Progress, _Job, _refuse_existing, _written, container_for
+from rekindle.verbs.convert import write_all
 
 __all__ = ["average_files"]
 
@@ -86,23 +91,24 @@ def average_files(
         only=(), drop=(), rename=(), strip=(), add="", dtype=dtype, data_only=False, untie=False, slim=False,
         shard=shard, values=False, verify=verify,
     )  # fmt: skip
+    again = f"rekindle convert --average {shlex.join(given)} -o {shlex.quote(goal)} --force"
     if os.path.isdir(goal):
-        _refuse_existing(goal, given[-1], force=force)
+        refuse_existing(goal, again, force=force)
     container = container_for(goal, to)
     with ExitStack() as stack:
         jobs = []
         for path in given:
             opened = stack.enter_context(open_path(path, limits))
             refuse_damaged(opened)
-            jobs.append(_Job(opened, path, goal, container, limits, wishes))
+            jobs.append(Job(opened, path, goal, container, limits, wishes))
         try:
             for job in jobs:
-                job.select(part, everything=everything)
+                select(job, part, everything=everything)
             last = jobs[-1]
             _put_means(jobs)
-            last.change()
+            change(last)
             last.sources += [source for job in jobs[:-1] for source in job.sources]
-            return _written(last, last.shards(), force=force, progress=progress)
+            return write_all(last, shards_of(last), again=again, force=force, progress=progress)
         except RecursionError:
             raise LimitExceeded(
                 f"{given[-1]}: the object is nested too deeply to be averaged",
@@ -111,7 +117,7 @@ def average_files(
             ) from None
 
 
-def _put_means(jobs: Sequence[_Job]) -> None:
+def _put_means(jobs: Sequence[Job]) -> None:
     """Put means in the place of the last file's floating-point tensors; bytes are read when they are written."""
     last = jobs[-1]
     last.tree = without_modules(last.tree)
@@ -181,7 +187,7 @@ def _identity(entry: TensorEntry) -> tuple[object, ...]:
     return id(entry.storage), entry.dtype, entry.offset, entry.shape, entry.stride, entry.conj, entry.neg
 
 
-def _same_tensors(job: _Job, last: _Job, wanted: dict[str, Tensor]) -> dict[str, TensorEntry]:
+def _same_tensors(job: Job, last: Job, wanted: dict[str, Tensor]) -> dict[str, TensorEntry]:
     """Return the tensors of another file under the keys of the last one.
 
     Raises:
@@ -206,7 +212,7 @@ def _same_tensors(job: _Job, last: _Job, wanted: dict[str, Tensor]) -> dict[str,
     return {key: job.table[key] for key in wanted}
 
 
-def _unlike(job: _Job, last: _Job, what: str) -> CannotWrite:
+def _unlike(job: Job, last: Job, what: str) -> CannotWrite:
     return CannotWrite(
         what,
         why="only checkpoints of one model have a mean: the same keys with the same shapes",

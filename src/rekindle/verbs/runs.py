@@ -80,7 +80,7 @@ class RunSummary:
         metrics: the last logged line; empty where nothing was logged.
         best: (value, step) of the best snapshot by the run's own rule; None where there is none.
         best_rule: the metric, as ``keep_best`` was given; None where there is none.
-        command: the words that started it, and so resume it; empty where they are not known.
+        command: the words that started it last, and so resume it; empty where they are not known.
         in_use: whether a process is writing it; None where that cannot be told from here.
         holder: who took its lock last, in words; "" where nobody says.
         leftovers: names of what crashes left, which the next start removes.

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from rekindle.converting.files import CONTAINER_OF_SUFFIX, refuse_changed, refuse_existing, states_of
+from rekindle.converting.result import MAX_LOST, Lost
 from rekindle.errors import CannotWrite, NotAModel, UnreadableFile
 from rekindle.finding import Finding, Severity
 from rekindle.formats import open_path
@@ -32,14 +34,6 @@ from rekindle.writers.safetensors import NamedTensor, why_not, write_tensors
 
 __all__ = ["Lost", "Rescued", "Salvage", "default_target", "find_whole", "salvage"]
 
-_CONTAINERS = {
-    ".safetensors": "safetensors",
-    ".pth": "torch-zip",
-    ".pt": "torch-zip",
-    ".bin": "torch-zip",
-    ".ckpt": "torch-zip",
-}
-_MAX_LOST = 10_000
 _MAX_VISITS = 1_000_000
 _OTHER_ZIPS = frozenset({"torchscript", "torch-export", "torch-package"})
 _NAMELESS = ("lost", "partly", "doubtful")
@@ -65,21 +59,6 @@ class Rescued:
     shape: tuple[int, ...]
     proven: bool
     damaged: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Something of the damaged file that the new one does not hold.
-
-    Attributes:
-        key: its name, as far as it is known.
-        why: the reason.
-        is_tensor: whether it is a tensor, not a plain value.
-    """
-
-    key: str
-    why: str
-    is_tensor: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +100,9 @@ def default_target(source: str) -> str:
     """Return the name that the new file gets where none is given: ``model.pth`` -> ``model.rescued.safetensors``."""
     name = os.path.normpath(source)
     stem, suffix = os.path.splitext(name)
-    return (stem if suffix.lower() in {*_CONTAINERS, ".distcp", ".tar", ".zip"} else name) + ".rescued.safetensors"
+    return (
+        stem if suffix.lower() in {*CONTAINER_OF_SUFFIX, ".distcp", ".tar", ".zip"} else name
+    ) + ".rescued.safetensors"
 
 
 def salvage(
@@ -395,12 +376,12 @@ def _compare_behind(storage: Storage, data: ByteRange, wreck: Wreck, *, keep_dam
 
 def _container_for(target: str) -> str:
     suffix = os.path.splitext(target)[1].lower()
-    if suffix not in _CONTAINERS:
+    if suffix not in CONTAINER_OF_SUFFIX:
         raise CannotWrite(
             f"{target}: the suffix {suffix!r} does not say which container to write",
-            do=f"a name that ends in {', '.join(_CONTAINERS)}",
+            do=f"a name that ends in {', '.join(CONTAINER_OF_SUFFIX)}",
         )
-    return _CONTAINERS[suffix]
+    return CONTAINER_OF_SUFFIX[suffix]
 
 
 def _refuse_target(source: str, target: str, *, force: bool) -> None:
@@ -410,14 +391,7 @@ def _refuse_target(source: str, target: str, *, force: bool) -> None:
             why="a rescue never writes over what it reads",
             do=f"rekindle salvage {source} -o {default_target(source)}",
         )
-    if os.path.isdir(target):
-        raise CannotWrite(f"{target}: is a folder", do="give the name of a file in it")
-    if not force and os.path.lexists(target):
-        raise CannotWrite(
-            f"{target}: there is a file of this name already",
-            why="nothing is replaced unless you say so",
-            do=f"rekindle salvage {source} -o {target} --force",
-        )
+    refuse_existing(target, f"rekindle salvage {source} -o {target} --force", force=force)
 
 
 class _Rescue:
@@ -430,14 +404,14 @@ class _Rescue:
         self.container = container
         self.limits = limits
         self.written: list[Rescued] = []
-        self.lost: list[Lost] = [Lost(gone.key, gone.why) for gone in wreck.gone]
+        self.lost: list[Lost] = [Lost(gone.key, gone.why, is_tensor=True) for gone in wreck.gone]
         self.findings = list(wreck.findings)
         self.table, found = table_of(wreck.tree, limits)
         self.findings.extend(finding for finding in found if finding not in self.findings)
 
     def write(self, *, force: bool, progress: Progress | None) -> Salvage:
         """Write the new file, read it again, and move it into place."""
-        sources = _states_of(self.table)
+        sources = states_of(self.table)
         tensors = self.whole_tensors()
         if not tensors:
             raise self.nothing()
@@ -450,13 +424,7 @@ class _Rescue:
                     else:
                         self.write_tree(pipe)
                 size = out.size
-                for source, state in sources:
-                    if _state_of(source) != state:
-                        raise UnreadableFile(
-                            f"{source.path}: the file changed while it was read",
-                            why="another program is writing it",
-                            do="wait until it is complete, then run the command again",
-                        )
+                refuse_changed(sources)
                 self.check(out.path)
         except FileExistsError:  # it appeared meanwhile
             _refuse_target(self.source, self.target, force=False)
@@ -468,7 +436,7 @@ class _Rescue:
             self.container,
             size,
             tuple(self.written),
-            tuple(self.lost[:_MAX_LOST]),
+            tuple(self.lost[:MAX_LOST]),
             tuple(self.findings),
             self.wreck.described,
         )
@@ -484,7 +452,7 @@ class _Rescue:
                 except UnreadableFile as error:
                     why = error.what.removeprefix(f"{entry.key}: ")
             if why:
-                self.lost.append(Lost(entry.key, why))
+                self.lost.append(Lost(entry.key, why, is_tensor=True))
                 continue
             tensors.append(NamedTensor(entry.key, entry.dtype, entry.shape, data))
             fate = self.wreck.fates.get(id(entry.storage))
@@ -540,11 +508,10 @@ class _Rescue:
         for path, node in islice(walk(self.wreck.tree), _MAX_VISITS):
             if isinstance(node, (bool, int, float, complex, str, bytes, Record, SetOf)):
                 names.append(".".join(path))
-                if len(names) + len(self.lost) >= _MAX_LOST:
+                if len(names) + len(self.lost) >= MAX_LOST:
                     break
         self.lost.extend(
-            Lost(name, "a plain value; safetensors holds tensors only, a .pth file has it", is_tensor=False)
-            for name in names
+            Lost(name, "a plain value; safetensors holds tensors only, a .pth file has it") for name in names
         )
 
     def write_tree(self, out: Pipe) -> None:
@@ -590,14 +557,3 @@ def _without_lost(tree: Value, lost: set[int]) -> Value:
             if isinstance(tensor, Tensor) and id(tensor.storage) in lost:
                 tensor.storage.data = None
     return tree
-
-
-def _states_of(table: TensorTable) -> list[tuple[Source, tuple[int, int]]]:
-    """Return the files that the tensors lie in, each with its state now."""
-    ranges = [entry.storage.data for entry in table if isinstance(entry.storage.data, ByteRange)]
-    return [(source, _state_of(source)) for source in {id(data.source): data.source for data in ranges}.values()]
-
-
-def _state_of(source: Source) -> tuple[int, int]:
-    status = os.fstat(source.fileno())
-    return status.st_size, status.st_mtime_ns
