@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from rekindle.recipes.folder import check_folder
 from rekindle.run.loop import Run
 from rekindle.save import save
 from rekindle.store.atomic import write_beside
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Net", "RegressionResult", "restored", "same_bits", "train_regression"]
 
@@ -159,20 +162,34 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _draw(x: torch.Tensor, y: torch.Tensor, predictions: dict[str, torch.Tensor], path: str) -> str | None:
+    """Draw each prediction by itself and put the panels side by side, so that equal ones are equal in every pixel."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second; only for pictures
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415 - only for pictures
+        from PIL import Image  # noqa: PLC0415 - comes with matplotlib
     except ModuleNotFoundError:
         return None
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(predictions), sharey=True)
-    for axis, (name, prediction) in zip(axes, predictions.items(), strict=True):
-        axis.scatter(x[:, 0].tolist(), y[:, 0].tolist(), s=8, alpha=0.5)
-        axis.plot(x[:, 0].tolist(), prediction[:, 0].tolist(), color="tab:red")
-        axis.set_title(name)
+    try:
+        panels = [_panel(x, y, name, prediction) for name, prediction in predictions.items()]
+    except ModuleNotFoundError:  # no matplotlib
+        return None
     picture = io.BytesIO()
-    canvas.print_png(picture, metadata={"Software": "rekindle"})  # type: ignore[no-untyped-call] # matplotlib's own
+    Image.fromarray(np.concatenate(panels, axis=1)).save(picture, "PNG")
     with write_beside(path) as out:
         out.write(picture.getbuffer())
     return path
+
+
+def _panel(x: torch.Tensor, y: torch.Tensor, name: str, prediction: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return the plot of one prediction as pixels, (320, 340, 4) in uint8."""
+    import numpy as np  # noqa: PLC0415 - only for pictures
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - half a second
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(3.4, 3.2), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.add_axes((0.14, 0.1, 0.83, 0.8))
+    axis.scatter(x[:, 0].tolist(), y[:, 0].tolist(), s=8, alpha=0.5)
+    axis.plot(x[:, 0].tolist(), prediction[:, 0].tolist(), color="tab:red")
+    axis.set_title(name)
+    canvas.draw()  # type: ignore[no-untyped-call] # matplotlib's own
+    return np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call] # as above

@@ -1,22 +1,26 @@
 """The learning curve of a run, from what it logged, as a picture.
 
 Reads `metrics.jsonl` (one JSON object a line, with `step` and `epoch`) and draws what is there: losses, accuracies,
-and the learning rate. matplotlib is used through its objects, never through pyplot, so that no global figure, no
-window system and no backend of the user's choosing takes part. The picture is written beside the target and renamed
-over it: a viewer never sees half of one.
+and the learning rate. The names are those of whoever logged them, so any text is a name. matplotlib is used through
+its objects, never through pyplot, so that no global figure, no window system and no backend of the user's choosing
+takes part. The picture is written beside the target and renamed over it: a viewer never sees half of one.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rekindle.store.atomic import write_beside
 
-__all__ = ["draw_curve", "read_metrics"]
+__all__ = ["draw_curve", "panels_of", "read_metrics"]
+
+_RATES = "learning rate"
+_PARTS_OF_DATA = ("train_", "val_", "valid_", "validation_", "test_", "eval_")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -35,6 +39,27 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if isinstance(found, dict):
                 lines.append(found)
     return lines
+
+
+def panels_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return what would be drawn of these lines: label of a panel -> names of the values in it.
+
+    Values of several parts of the data share a panel (``train_loss`` and ``val_loss``), and so do all learning rates
+    (``lr``, and ``lr_...`` of several optimizers and groups), which come last. What is never a number is left out.
+    """
+    names = dict.fromkeys(name for line in metrics for name in line if name not in {"step", "epoch"})
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        if any(_point(line, name) for line in metrics):
+            panels.setdefault(_panel_of(name), []).append(name)
+    rates = panels.pop(_RATES, None)
+    return panels if rates is None else {**panels, _RATES: rates}
+
+
+def _panel_of(name: str) -> str:
+    if name == "lr" or name.startswith("lr_"):
+        return _RATES
+    return next((name[len(part) :] for part in _PARTS_OF_DATA if name.startswith(part) and name != part), name)
 
 
 def draw_curve(
@@ -70,14 +95,14 @@ def draw_curve(
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (label, series) in zip(axes, panels.items(), strict=True):
         for name, (steps, values) in series.items():
-            axis.plot(steps, values, label=name, marker="." if len(steps) < 60 else None, linewidth=1.2)
-        axis.set_ylabel(label)
+            axis.plot(steps, values, label=_plain(name), marker="." if len(steps) < 60 else None, linewidth=1.2)
+        axis.set_ylabel(_plain(label))
         axis.grid(alpha=0.3)
-        if len(series) > 1:
+        if list(series) != [label]:
             axis.legend(frameon=False)
     axes[-1].set_xlabel("step")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     picture = io.BytesIO()
     canvas.print_png(picture, metadata={"Software": "rekindle"})  # type: ignore[no-untyped-call] # matplotlib's own
     with write_beside(path) as out:
@@ -85,15 +110,30 @@ def draw_curve(
     return True
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, tuple[list[int], list[float]]]:
-    found: dict[str, tuple[list[int], list[float]]] = {}
+def _series(
+    metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    found: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for name in names:
-        points = [(line["step"], line[name]) for line in metrics if _is_point(line, name)]
+        points = [point for line in metrics if (point := _point(line, name)) is not None]
         if points:
             found[name] = [step for step, _ in points], [value for _, value in points]
     return found
 
 
-def _is_point(line: Mapping[str, Any], name: str) -> bool:
+def _point(line: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Return (step, value) where both are finite numbers, None otherwise."""
     step, value = line.get("step"), line.get(name)
-    return isinstance(step, int) and isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(step, int) or not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        at, high = float(step), float(value)
+    except OverflowError:
+        return None
+    return (at, high) if math.isfinite(high) else None
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib shows as it is: no formula between dollars, no hidden name, no control code."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text).replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown  # it leaves names that begin with _ out of legends
