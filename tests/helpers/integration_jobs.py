@@ -1,6 +1,8 @@
 """Small trainings under the loops of others, with shuffling, augmentation, dropout and a schedule, that can be killed.
 
 python integration_jobs.py KIND FOLDER DIE_AT      prints the digest of what was trained
+
+On several processes DIE_RANK says which of them dies (all of them where it is not set), and each one prints its line.
 """
 
 # ruff: noqa: ARG002 - hooks take what the libraries give them
@@ -21,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 SAMPLES, FEATURES = 44, 4
+SAVE_EVERY = os.environ.get("SAVE_EVERY", "3 steps")
 
 
 class Noisy(Dataset):
@@ -67,7 +70,7 @@ def lightning(folder: str, die_at: int, workers: int) -> None:
             by_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
             return [optimizer], [{"scheduler": by_step, "interval": "step"}, by_epoch]
 
-    snapshots = Snapshots(folder, seed=7, save_every="3 steps", tensorboard=False)
+    snapshots = Snapshots(folder, seed=7, save_every=SAVE_EVERY, tensorboard=False)
     module = Module()
     trainer = pl.Trainer(
         max_epochs=3,
@@ -79,6 +82,7 @@ def lightning(folder: str, die_at: int, workers: int) -> None:
         enable_model_summary=False,
         accelerator="cpu",
         log_every_n_steps=1,
+        **several(),
     )
     train = snapshots.loader(Noisy(), batch_size=5, num_workers=workers)
     trainer.fit(module, train, DataLoader(Noisy(), batch_size=22))
@@ -137,7 +141,7 @@ def accelerate(folder: str, die_at: int, workers: int) -> None:
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=20)
     loader = DataLoader(Noisy(), batch_size=5, shuffle=True, num_workers=workers)
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    run = start(accelerator, folder, seed=7, save_every="3 steps", tensorboard=False)
+    run = start(accelerator, folder, seed=7, save_every=SAVE_EVERY, tensorboard=False)
     if os.environ.get("REKINDLE_LOADER"):
         loader = run.loader(Noisy(), batch_size=5, num_workers=workers)
     for _ in run.epochs(3):
@@ -154,8 +158,18 @@ def accelerate(folder: str, die_at: int, workers: int) -> None:
     print(run.steps_done, digest(accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()["state"]))
 
 
+def several() -> dict[str, Any]:
+    """Return a Trainer's settings for as many processes as there are to be."""
+    count = int(os.environ.get("PROCESSES", "1"))
+    return {"strategy": os.environ.get("STRATEGY", "ddp"), "devices": count} if count > 1 else {"devices": 1}
+
+
+def rank() -> str:
+    return os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")
+
+
 def die(step: int, at: int) -> None:
-    if step == at:
+    if step == at and os.environ.get("DIE_RANK", rank()) == rank():
         os.kill(os.getpid(), signal.Signals[os.environ.get("DIE_OF", "SIGKILL")])
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 import rekindle as rk
 from rekindle.parallel import shares
+from rekindle.run import precision
 
 FEATURES = 6
 KINDS = (
@@ -57,6 +58,7 @@ class Net(nn.Module):
         dropout: float = 0.2,
         kinds: tuple[torch.dtype, ...] = KINDS,
         frozen: bool = True,
+        backbone: bool = False,
     ) -> None:
         super().__init__()
         self.into = nn.Linear(FEATURES, 9, bias=False)
@@ -65,6 +67,8 @@ class Net(nn.Module):
         self.back.weight = self.into.weight
         self.out = nn.Linear(FEATURES, 1)
         self.frozen = nn.ParameterDict()
+        if backbone:  # large enough for files of its own, which need not be written again
+            self.backbone = nn.Parameter(torch.full((700, 401), 0.5), requires_grad=False)
         for kind in kinds:
             name = str(kind).removeprefix("torch.")
             if frozen:
@@ -90,6 +94,8 @@ class Net(nn.Module):
 def main(config: dict[str, Any]) -> None:
     """Train as `config` says, and write ``result-RANK.json`` into its `out` folder."""
     out = Path(config["out"])
+    if config.get("fp16_here"):  # slow on a processor, and refused to users
+        precision._NEED_GPU = ()
     run = rk.Run(
         config["folder"],
         seed=5,
@@ -104,7 +110,8 @@ def main(config: dict[str, Any]) -> None:
     torch.manual_seed(100 + run.rank)  # as different as they can be: rank 0's weights are those of all
     kinds = KINDS[:4] if config.get("for_ddp") else KINDS  # gloo, and so DDP, knows a few only
     with torch.device("meta" if config.get("meta") else "cpu"):
-        model = Net(config.get("norm", True), config.get("dropout", 0.2), kinds, config.get("frozen", True))
+        wanted = (config.get("norm", True), config.get("dropout", 0.2), kinds, config.get("frozen", True))
+        model = Net(*wanted, config.get("backbone", False))
     ema = rk.average(model, decay=0.9) if config.get("ema") else None
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=1e-2, amsgrad=True)
@@ -126,6 +133,11 @@ def main(config: dict[str, Any]) -> None:
             from torch.distributed.device_mesh import init_device_mesh
 
             fsdp["mesh"] = init_device_mesh("cpu", tuple(config["mesh"]), mesh_dim_names=("copies", "parts"))
+        if config.get("mp_policy"):
+            from torch.distributed.fsdp import MixedPrecisionPolicy
+
+            half = getattr(torch, config["mp_policy"])
+            fsdp["mp_policy"] = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
         given = things if not config.get("later") else [model]
         run.prepare(*given, shard="fsdp", fsdp=fsdp)
         if config.get("later") == "never":
@@ -137,6 +149,9 @@ def main(config: dict[str, Any]) -> None:
         run.track(optimizer=optimizer, scheduler=scheduler)
     else:
         model, *_ = run.prepare(*things)
+    if config.get("statistics"):
+        _say_statistics(run, model, out)
+        return
     if config.get("resave"):
         run.save()
         run.close()
@@ -145,6 +160,10 @@ def main(config: dict[str, Any]) -> None:
     dataset = Noisy(config.get("samples", 50), None, config.get("slow", 0.0))
     size = {"global_batch_size": config["all_of"]} if "all_of" in config else {"batch_size": config.get("batch", 4)}
     loader = run.loader(dataset, num_workers=0, **size)
+    shared = run.loader(dataset, batch_size=config.get("share", 1), shuffle=False)
+    if config.get("evaluate_first"):
+        _error_of_share(run, model, shared)
+    trained_model = torch.compile(model, backend="eager") if config.get("compile") else model
     dealt = os.open(out / f"dealt-{run.rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     losses = []
     for epoch in run.epochs(config.get("epochs", 2)):
@@ -153,8 +172,8 @@ def main(config: dict[str, Any]) -> None:
             weight = run.batch_weight
             os.write(dealt, "".join(f"{epoch} {i} {run.steps_done}\n" for i in indices.tolist() if weight).encode())
             with run.autocast():
-                loss = ((model(inputs).float() - targets) ** 2).mean()
-            run.backward(loss)
+                loss = ((trained_model(inputs).float() - targets) ** 2).mean()
+            run.backward(loss, scaler=config.get("scaler"))
             run.update(clip_norm=1.0)
             run.step()
             losses.append(loss.item())
@@ -173,6 +192,8 @@ def main(config: dict[str, Any]) -> None:
                 again = float(((model(dataset.inputs).float() - wanted) ** 2).mean())
                 if not swapped.equal(averaged) or again != error or not math.isfinite(error):
                     raise AssertionError((swapped.equal(averaged), again, error))
+        if "share" in config:
+            torch.testing.assert_close(_error_of_share(run, model, shared), error)
         run.log(val_error=error)
     run.close()
     parts = [p._local_tensor.shape if hasattr(p, "_local_tensor") else p.shape for p in model.parameters()]
@@ -186,3 +207,31 @@ def main(config: dict[str, Any]) -> None:
         "metrics": (Path(config["folder"]) / "metrics.jsonl").read_text() if run.is_main else "",
     }
     (out / f"result-{run.rank}.json").write_text(json.dumps(result))
+
+
+def _error_of_share(run: rk.Run, model: nn.Module, loader: Any) -> float:
+    """Return the error of all samples, of which each process computes its own share."""
+    total, batches = 0.0, 0
+    with run.evaluating(model), run.autocast():
+        for _, _, indices in loader.own_share():
+            clean = loader.dataset.inputs[indices]
+            total += float(((model(clean).float() - clean.sum(1, keepdim=True)) ** 2).sum())
+            batches += 1
+    everywhere = [run.reduce(batches, how) for how in ("min", "max")]
+    if everywhere[0] == everywhere[1]:
+        raise AssertionError("every process had as many batches, so nothing was shown")
+    return run.reduce(total, "sum") / len(loader.dataset)
+
+
+def _say_statistics(run: rk.Run, model: nn.Module, out: Path) -> None:
+    """Write the running mean after one pass in training, and one in evaluation, from statistics that all differ."""
+    norm = model.blocks[0].norm
+    found = {}
+    for training in (True, False):
+        model.train(training)
+        norm.running_mean.fill_(1000.0 * run.rank)
+        with torch.enable_grad() if training else torch.no_grad():
+            model(torch.full((4, FEATURES), 0.25))
+        found[str(training)] = norm.running_mean.tolist()
+    (out / f"result-{run.rank}.json").write_text(json.dumps(found))
+    run.close()

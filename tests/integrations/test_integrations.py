@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,24 @@ def live(kind, folder, die_at=-1, workers=0, **environment):
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
+
+
+def together(kind, folder, die_at=-1, processes=2, **environment):
+    """Live on several processes, under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*torchrun, str(JOB), kind, str(folder), str(die_at), "0"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PROCESSES": str(processes), "SAVE_EVERY": "2 steps", **environment},
+    )
+
+
+def ends(done):
+    """Return what each process ended with: rank 0's running statistics are those of all in a snapshot only."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    return sorted(line for line in done.stdout.splitlines() if re.fullmatch(r"\d+ [0-9a-f]{64}", line))
 
 
 def end(done):
@@ -127,13 +146,47 @@ def test_a_training_that_is_complete_stays_as_it_is(kind, straight, tmp_path):
 def test_the_weights_are_plain_safetensors(kind, tmp_path):
     import rekindle as rk
 
-    assert died(live(kind, tmp_path / "run", 5))
-    (file,) = list((tmp_path / "run").glob("*/step-*3/model.safetensors")) or [
-        tmp_path / "run" / "checkpoint-3" / "model.safetensors"
-    ]
+    assert died(live(kind, tmp_path / "run", 11))  # late enough that one is there, however slow the disk is
+    file, *_ = sorted((tmp_path / "run").glob("**/model.safetensors"))
     shutil.copy(file, tmp_path / "weights.safetensors")
     keys = [key.removeprefix("net.") for key in rk.load(tmp_path / "weights.safetensors")]
     assert {"0.weight", "0.bias", "1.running_mean", "4.weight"} <= set(keys)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", EACH)
+def test_on_several_processes_one_that_is_killed_and_all_that_are_cost_no_bit(kind, processes, tmp_path):
+    whole = ends(together(kind, tmp_path / "whole", processes=processes))
+    assert len(whole) == processes
+    one = together(kind, tmp_path / "cut", 3, processes, DIE_RANK="1")
+    assert one.returncode == 1
+    assert f"rank 1 of {processes} is gone" in one.stderr
+    assert together(kind, tmp_path / "cut", 5, processes).returncode == 1
+    assert ends(together(kind, tmp_path / "cut", processes=processes)) == whole
+
+
+@pytest.mark.parametrize("kind", [EACH[0]])
+def test_lightning_s_own_launcher_gives_the_bits_of_torchrun(kind, tmp_path):
+    started = {"PROCESSES": "2", "SAVE_EVERY": "2 steps"}
+    assert live(kind, tmp_path / "own", 5, DIE_RANK="1", **started).returncode != 0
+    again = live(kind, tmp_path / "own", **started)
+    assert ends(again) == ends(together(kind, tmp_path / "torchrun"))
+    assert "goes on after step 4" in again.stderr
+    assert "the run was on" not in again.stderr
+
+
+@pytest.mark.parametrize("kind", [EACH[0]])
+def test_lightning_s_other_strategies_are_refused(kind, tmp_path):
+    done = live(kind, tmp_path / "run", PROCESSES="2", STRATEGY="ddp_fork")
+    assert done.returncode != 0
+    assert "this Trainer starts its processes by" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("kind", [EACH[0]])
+def test_a_lightning_training_saved_at_the_end_of_an_epoch_leaves_no_epoch_out(kind, straight, tmp_path):
+    by_epoch = {"SAVE_EVERY": "5 steps"}
+    assert died(live(kind, tmp_path / "cut", 7, **by_epoch))
+    assert end(live(kind, tmp_path / "cut", **by_epoch)) == straight(kind)
 
 
 def number(path):

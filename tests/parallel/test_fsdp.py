@@ -22,6 +22,7 @@ from ranks_job import Outcome, begin, dealt, end, environment, free_port, live
 from sharded_job import KINDS, Net, some
 from torch import nn
 
+import crash
 import rekindle as rk
 from rekindle.errors import ConfigError, RunError, SnapshotDamaged
 from rekindle.parallel import fsdp
@@ -258,8 +259,13 @@ def test_a_signal_has_all_save_their_parts_and_leave_together(nursery, undisturb
 
 @pytest.mark.parametrize(
     "settings",
-    [{"precision": "bf16", "ema": True}, {"accumulate": 2, "norm": False}],
-    ids=["bf16 and averaged weights", "accumulation"],
+    [
+        {"precision": "bf16", "ema": True},
+        {"accumulate": 2, "norm": False},
+        {"mp_policy": "float16", "norm": False},
+        pytest.param({"compile": True}, marks=pytest.mark.soak),
+    ],
+    ids=["bf16 and averaged weights", "accumulation", "a policy of half precision", "compiled"],
 )
 def test_other_ways_to_train_are_exact_too(nursery, tmp_path, settings):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -285,6 +291,98 @@ def test_weights_that_begin_on_the_meta_device_do_not_depend_on_the_number_of_pr
     died = lives_on(nursery, 2, tmp_path / "killed", meta=True, frozen=False, die_at=[0, 7])
     assert died.codes[0] == -signal.SIGKILL
     assert lives_on(nursery, 2, tmp_path / "killed", meta=True, frozen=False).codes == [0, 0]
+    assert lives_on(nursery, 2, tmp_path / "whole", meta=True, frozen=False).codes == [0, 0]
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+
+
+def test_weights_averages_optimizer_and_schedule_go_from_3_to_2_to_4_processes_unchanged(nursery, tmp_path):
+    assert lives_on(nursery, 3, tmp_path / "3", ema=True, for_ddp=True, epochs=1).codes == [0] * 3
+    source = tmp_path / "3"
+    for ranks in (2, 4):
+        base = tmp_path / str(ranks)
+        outcome = lives_on(nursery, ranks, base, ema=True, for_ddp=True, resave=True, resume=newest(source))
+        assert outcome.codes == [0] * ranks, outcome.output
+        assert bits(base) == bits(source)
+        schedules = [rk.load(newest(each))["scheduler"] for each in (base, source)]
+        assert schedules[0] == schedules[1]
+        source = base
+    assert any(key.startswith("average") for key in bits(source))
+
+
+def test_a_large_frozen_part_is_written_once_and_outlives_the_snapshot_that_it_was_written_with(nursery, tmp_path):
+    outcome = lives_on(nursery, 2, tmp_path, backbone=True, save_every="2 steps", keep_last=2)
+    assert outcome.codes == [0, 0], outcome.output
+    snapshots = list_snapshots(str(tmp_path / "run"))
+    assert len(snapshots) == 2
+    for rank in (0, 1):
+        name = f"model-00002-of-00002.rank-{rank:05d}-of-00002.safetensors"
+        assert len({os.stat(os.path.join(each.path, name)).st_ino for each in snapshots}) == 1
+    assert [verify(each.path) for each in snapshots] == [None, None]
+    rk.convert(tmp_path / "run", tmp_path / "model.safetensors", drop=["*complex128"])
+    assert rk.load(tmp_path / "model.safetensors")["backbone"].equal(torch.full((700, 401), 0.5))
+
+
+def test_a_process_killed_while_it_writes_its_part_costs_no_bit(nursery, undisturbed, tmp_path):
+    """At file calls of the first save, of a later one, and while rank 0 puts the manifest over all."""
+    for rank, nth in ((1, 3), (0, 14), (1, 9), (0, 40)):
+        port = free_port()
+        config = {"job": "sharded_job", "folder": str(tmp_path / "run"), "out": str(tmp_path)}
+        plan = crash.Plan(str(tmp_path / "run"), nth=nth, mode="before").environment()
+        pids = [
+            nursery.start(config, **environment(number, 2, port), **(plan if number == rank else {}))
+            for number in (0, 1)
+        ]
+        died = end(nursery, tmp_path, pids)
+        assert died.codes[rank] == -signal.SIGKILL, (rank, nth, died.output)
+        assert [verify(each.path) for each in list_snapshots(str(tmp_path / "run"))].count(None) == len(
+            list_snapshots(str(tmp_path / "run"))
+        )
+    again = lives_on(nursery, 2, tmp_path)
+    assert again.codes == [0, 0], again.output
+    assert bits(tmp_path) == bits(undisturbed[2])
+    assert not [name for name in os.listdir(tmp_path / "run" / "snapshots") if not name.startswith("step-")]
+
+
+# ---- evaluating, and what DDP does by itself
+
+
+def test_a_process_whose_share_has_a_batch_less_takes_part_in_what_the_others_gather(nursery, undisturbed, tmp_path):
+    """50 samples in batches of 8 for each of 3 processes: one of them has 3, the others 2."""
+    outcome = lives_on(nursery, 3, tmp_path, share=8)
+    assert outcome.codes == [0] * 3, outcome.output
+    assert bits(tmp_path) == bits(undisturbed[3])
+
+
+def test_a_process_with_nothing_to_evaluate_before_any_pass_is_told_so(nursery, tmp_path):
+    outcome = lives_on(nursery, 2, tmp_path, evaluate_first=True, share=50)
+    assert outcome.codes == [1, 1]
+    assert "RunError: rank 1 has nothing to evaluate, and the others have" in outcome.output
+
+
+def test_each_pass_in_training_begins_with_rank_0s_statistics_and_none_in_evaluation(nursery, tmp_path):
+    outcome = lives_on(nursery, 3, tmp_path, statistics=True, dropout=0.0)
+    assert outcome.codes == [0] * 3, outcome.output
+    trained = [result["True"] for result in outcome.results]
+    assert trained[0] == trained[1] == trained[2]
+    assert max(map(abs, trained[0])) < 100, "of rank 0, and none of the others' 1000 and 2000"
+    assert [result["False"][0] for result in outcome.results] == [0.0, 1000.0, 2000.0]
+
+
+def test_a_scale_of_a_losss_own_is_refused(nursery, tmp_path):
+    outcome = lives_on(nursery, 2, tmp_path, scaler="own", precision="fp16", fp16_here=True, for_ddp=True)
+    assert outcome.codes == [1, 1]
+    assert 'run.backward(loss, scaler=...) and shard="fsdp" do not go together' in outcome.output
+
+
+def test_a_scale_of_a_losss_own_is_refused_where_bits_are_not_to_depend_on_the_number_of_processes(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rekindle.run.precision._NEED_GPU", ())
+    settings = {"elastic": "bits", "shards": 2, "precision": "fp16", "progress": False, "tensorboard": False}
+    with rk.Run(tmp_path / "run", **settings) as run:
+        model = run.prepare(nn.Linear(2, 1))
+        with pytest.raises(ConfigError, match='elastic="bits" do not go together'):
+            run.backward(model(torch.ones(1, 2)).sum(), scaler="own")
 
 
 def test_optimizers_made_before_and_after_train_alike_and_a_forgotten_one_is_refused(nursery, undisturbed, tmp_path):

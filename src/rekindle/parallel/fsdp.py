@@ -10,6 +10,10 @@ at every forward pass in training. torch does neither. Each block is sent around
 meta device is made block by block, by `reset_parameters` with generators keyed by the names of modules: no process ever
 holds more than its parts and one block, and the weights do not depend on the number of processes.
 
+*Evaluations.* Every pass gathers weights from all processes, so all have to make the same number of them; a process
+whose own share of the samples has a batch less would leave the others waiting for ever. `same_passes` has each say when
+it begins a pass, and those that are done already take part in what the others gather.
+
 *Optimizers.* Cutting replaces the parameters by others. An optimizer that was made before is pointed to the new ones,
 with what state it has cut alike; one that rekindle has not seen is refused when it steps, since it would train nothing.
 
@@ -19,9 +23,10 @@ has it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +49,7 @@ __all__ = [
     "is_sharded_module",
     "make_values",
     "own_files",
+    "same_passes",
     "set_reduces",
     "shard",
     "show_parts",
@@ -61,7 +67,7 @@ _SETTINGS = (
     "ignored_params",
     "shard_placement_fn",
 )
-_LAYOUT = "saving: the parts"
+_LAYOUT, _PASS = "saving: the parts", "run.evaluating"
 
 
 def is_sharded_module(value: object) -> bool:
@@ -370,9 +376,13 @@ def sync_statistics(models: Iterable[nn.Module]) -> None:
 
 
 def follow_statistics(model: nn.Module) -> None:
-    """Have a sharded model begin each forward pass in training with rank 0's running statistics."""
+    """Have a sharded model begin each forward pass in training with rank 0's running statistics.
+
+    From now on `same_passes` knows of its passes, too.
+    """
     if any(True for _ in _with_statistics(model)):
         model.register_forward_pre_hook(_sync_before_forward)
+    _watch_passes(model)
 
 
 def _sync_before_forward(model: nn.Module, _: object) -> None:
@@ -406,6 +416,136 @@ def _weigh(weight: float, _: nn.Module, __: object, output: Any) -> Any:
         return value
 
     return tree_map(weighed, output)
+
+
+# ---- evaluations
+
+
+class _Evaluation:
+    """An evaluation in progress, whose passes all processes make together.
+
+    Args:
+        models: sharded ones, in the same order in every process.
+        ties: to the others.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], ties: Ties) -> None:
+        self._models = models
+        self._ties = ties
+        # What the pass under way has gathered: name of the module, and whether it stays gathered.
+        self.gathered: list[tuple[str, bool]] = []
+
+    def begin_pass(self, model: nn.Module) -> None:
+        """Say that a pass begins here."""
+        number = next((at for at, known in enumerate(self._models) if known is model), None)
+        if number is not None:
+            self._meet(number)
+            _orders[model] = self.gathered = []
+
+    def take_part(self) -> None:
+        """Return once no process makes another pass; until then gather with them what they gather."""
+        while (number := self._meet(None)) is not None:
+            model = self._models[number]
+            order = _orders.get(model)
+            if order is None:
+                raise RunError(
+                    f"rank {self._ties.ranks.rank} has nothing to evaluate, and the others have",
+                    why="it has to gather the weights with them, and has not made a pass yet that would show how",
+                    do="evaluate on the loader itself, which is the same on all processes, instead of its own_share()",
+                )
+            for name, stays in order:
+                module = model.get_submodule(name)
+                module.unshard()  # type: ignore[operator] # torch made it a class that has it
+                if not stays:
+                    module.reshard()  # type: ignore[operator] # as above
+
+    def _meet(self, number: int | None) -> int | None:
+        """Say which model begins a pass here, None for no more; return the one that does anywhere."""
+        everywhere = self._ties.gather(_PASS, number)
+        begun = {word for word in everywhere if word is not None}
+        if len(begun) > 1:
+            raise RunError(
+                f"run.evaluating: the processes evaluate different models ({everywhere} by rank)",
+                why="a sharded model computes on all processes at once",
+                do="evaluate the models in the same order on every process",
+            )
+        return next(iter(begun), None)
+
+
+_evaluation: _Evaluation | None = None
+# Root of a model -> what its last pass in an evaluation gathered, in this order.
+_orders: weakref.WeakKeyDictionary[nn.Module, list[tuple[str, bool]]] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def same_passes(models: Sequence[nn.Module], ties: Ties) -> Iterator[None]:
+    """Have all processes make as many passes without gradients as the one that makes most; every one calls it.
+
+    It costs a word over the ties for each pass.
+
+    Args:
+        models: the sharded ones, in the same order everywhere. With none there is nothing to do.
+        ties: to the others.
+
+    Raises:
+        RunError: the processes evaluate different models, or one that never made a pass has none to make.
+    """
+    global _evaluation  # noqa: PLW0603 - hooks of models ask for it, and models are not to hold a run
+    if not models or _evaluation is not None:
+        yield
+        return
+    _evaluation = _Evaluation(models, ties)
+    try:
+        yield
+        _evaluation.take_part()
+    finally:
+        _evaluation = None
+
+
+def _watch_passes(model: nn.Module) -> None:
+    # Before torch's own hooks, which gather. They stay: a compiled model may not notice that a hook came or went.
+    for name, module in model.named_modules():
+        part = _own_part(module)
+        if part is not None:
+            module.register_forward_pre_hook(partial(_note_gathering, name), prepend=True)
+            module.register_forward_hook(partial(_note_staying, name, part))
+    model.register_forward_pre_hook(_begin_pass, prepend=True)
+
+
+def _own_part(module: nn.Module) -> str | None:
+    """Return the name of a parameter that is gathered with a module, and not with one inside of it."""
+    if not is_sharded_module(module):
+        return None
+    inner = [each for each in module.modules() if each is not module and is_sharded_module(each)]
+    theirs = {id(p) for each in inner for p in each.parameters()}
+    return next((name for name, p in module.named_parameters() if _is_cut(p) and id(p) not in theirs), None)
+
+
+def _under_way() -> _Evaluation | None:
+    return None if torch.is_grad_enabled() else _evaluation
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it untyped
+def _begin_pass(model: nn.Module, _: object) -> None:
+    evaluation = _under_way()
+    if evaluation is not None:
+        evaluation.begin_pass(model)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it untyped
+def _note_gathering(name: str, _: nn.Module, __: object) -> None:
+    evaluation = _under_way()
+    if evaluation is not None:
+        evaluation.gathered.append((name, False))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it untyped
+def _note_staying(name: str, part: str, module: nn.Module, _: object, __: object) -> None:
+    evaluation = _under_way()
+    if evaluation is not None and not _is_cut(module.get_parameter(part)):
+        last = max((at for at, (known, _) in enumerate(evaluation.gathered) if known == name), default=None)
+        if last is not None:
+            evaluation.gathered[last] = (name, True)
 
 
 # ---- snapshots

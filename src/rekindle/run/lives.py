@@ -1,8 +1,9 @@
 """One life of a run that is to be killed: its process, what its evidence shows, and where the kill comes.
 
-A kill is SIGKILL to the whole process group, so that workers die with their run, as they do when a machine dies. It
-comes at a count of steps rather than after so many seconds: a life is watched through the evidence that it writes, and
-through the folder where a snapshot in the making lies for some milliseconds.
+A kill is SIGKILL to the whole process group, so that workers die with their run, as they do when a machine dies; and to
+what left the group, such as the processes that torchrun starts in sessions of their own, which would train on beside
+the next life. It comes at a count of steps rather than after so many seconds: a life is watched through the evidence
+that it writes, and through the folder where a snapshot in the making lies for some milliseconds.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class Process:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._popen.poll() is None or self._group_alive():
+        if self._popen.poll() is None or self._group_alive() or self._kill_strays():
             self.kill()
 
     def alive(self) -> bool:
@@ -203,14 +204,36 @@ class Process:
         return time.monotonic() - self._started
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, and wait until it is gone."""
+        """SIGKILL to the whole group and to what left it, and wait until they are gone."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
         self.alive()
         limit = time.monotonic() + 2.0  # workers are dead at once, their last words to the kernel take a moment
-        while self._group_alive() and time.monotonic() < limit:
+        while (self._group_alive() or self._kill_strays()) and time.monotonic() < limit:
             time.sleep(_GLANCE_S)
+
+    def _kill_strays(self) -> bool:
+        """Kill what this life has started in other sessions; return whether there was any.
+
+        It is known by the variable that names this life's evidence, which children inherit. Nothing is found where
+        there is no ``/proc``.
+        """
+        mark = os.fsencode(f"{EVIDENCE_VARIABLE}={self._evidence}")
+        found = False
+        for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+            if not name.isdecimal() or int(name) == os.getpid():
+                continue
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    marked = mark in file.read().split(b"\0")
+            except OSError:  # it ended, or is another user's
+                continue
+            if marked:
+                found = True
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(name), signal.SIGKILL)
+        return found
 
     def _group_alive(self) -> bool:
         try:
