@@ -10,10 +10,21 @@ import torch
 import torch.distributed as dist
 from ranks_job import Net, Noisy
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import rekindle as rk
 from rekindle.parallel import ties
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for, which on a GPU is a wait for all that it was given to do."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "equal"}
+        return function(*args, **(kwargs or {}))
 
 
 def main(config: dict[str, Any]) -> None:
@@ -44,17 +55,21 @@ def main(config: dict[str, Any]) -> None:
     model = Net()
     model, optimizer = run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01))
     ours = []
-    messages = 0
+    messages, looks = 0, []
     for _ in run.epochs(1):
         before = group._get_sequence_number_for_group()
-        for inputs, targets, _ in run.batches(run.loader(data, batch_size=4)):
-            run.backward(((model(inputs) - targets) ** 2).mean())
-            run.update()
-            run.step()
-            now = group._get_sequence_number_for_group()
-            ours.append(now - before)
-            before = now
+        loader = run.loader(data, batch_size=4)
+        with Looks() as looking:
+            for inputs, targets, _ in run.batches(loader):
+                looking.count = 0
+                run.backward(((model(inputs) - targets) ** 2).mean())
+                run.update()
+                run.step()
+                now = group._get_sequence_number_for_group()
+                ours.append(now - before)
+                looks.append(looking.count)
+                before = now
     sent = messages
     run.close()
-    result = {"bare": bare, "ours": ours, "messages": sent, "weights": "", "optimizer": ""}
+    result = {"bare": bare, "ours": ours, "messages": sent, "looks": looks, "weights": "", "optimizer": ""}
     (Path(config["out"]) / f"result-{run.rank}.json").write_text(json.dumps(result))

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,10 @@ def main(config: dict[str, Any]) -> None:
             time.sleep(config.get("sleep", 0.0))
             if config.get("raise_at") == [run.rank, run.steps_done]:
                 raise ValueError("the data of this rank are broken")
+            if config.get("leave_at") == [run.rank, run.steps_done]:
+                sys.exit(0)
+            while config.get("hang_at") == [run.rank, run.steps_done]:
+                time.sleep(0.1)
             if config.get("die_at") == [run.rank, run.steps_done]:
                 os.kill(os.getpid(), signal.SIGKILL)
             if config.get("signal_at") == [run.rank, run.steps_done]:
@@ -172,13 +177,27 @@ def main(config: dict[str, Any]) -> None:
         "weights": digest(inner.state_dict()),
         "optimizer": digest(optimizer.state_dict(), [p for g in optimizer.param_groups for p in g["params"]]),
         "average": "" if average is None else digest(average.state_dict()),
-        "scales": {} if run._updater.scaler is None else {n: s.get_scale() for n, s in run._updater.scalers.items()},
+        "scales": {}
+        if run._core.updater.scaler is None
+        else {n: s.get_scale() for n, s in run._core.updater.scalers.items()},
         "skipped": run.skipped_steps,
         "rates": scheduler.get_last_lr(),
         "error": error if "error" in locals() else None,
         "metrics": (Path(config["folder"]) / "metrics.jsonl").read_text() if run.is_main else "",
     }
     (out / f"result-{run.rank}.json").write_text(json.dumps(result))
+
+
+# A script for launchers: the job as its only argument says, and a death in the first attempt only.
+SCRIPT = f"""
+import json, os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import ranks_job
+config = json.loads(sys.argv[1])
+if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
+    config.pop("die_at", None)
+ranks_job.main(config)
+"""
 
 
 class Outcome:

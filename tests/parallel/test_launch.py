@@ -15,9 +15,20 @@ import time
 from pathlib import Path
 
 import pytest
+import ranks_job
 
 from rekindle.errors import ConfigError
-from rekindle.parallel.launch import Death, check_script, first_cause, free_port, plan_launch, words_of_plan
+from rekindle.parallel import notes
+from rekindle.parallel.launch import (
+    Death,
+    check_script,
+    deaths_of,
+    first_cause,
+    free_port,
+    plan_launch,
+    words_of_death,
+    words_of_plan,
+)
 
 pytest.importorskip("torch")
 
@@ -310,6 +321,47 @@ def test_two_machines_find_each_other_over_their_own_network(tmp_path, two_machi
     assert sorted(ends[1][0].splitlines()) == ["rank 2 of 4 10.0", "rank 3 of 4 10.0"]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("killed", [0, 3])
+def test_a_death_on_one_of_two_machines_has_both_start_their_ranks_again(tmp_path, two_machines, killed):
+    """The other machine's launcher names the rank that was lost, not its own that heard of it."""
+    bits = []
+    for name, machines in (("whole", [None]), ("killed", two_machines)):
+        base = tmp_path / name
+        base.mkdir()
+        (base / "train.py").write_text(ranks_job.SCRIPT)
+        config = {"folder": str(base / "run"), "out": str(base)}
+        config |= {"die_at": [killed, 7]} if name == "killed" else {}
+        running = []
+        for number, machine in enumerate(machines):
+            words = [sys.executable, "-m", "rekindle", "launch", "--restarts", "2", "--procs", str(4 // len(machines))]
+            variables = dict(os.environ)
+            if machine is not None:
+                words = ["ip", "netns", "exec", machine[0], *words, "--nodes", "2", "--node-rank", str(number)]
+                words += ["--address", f"{two_machines[0][1]}:29512"]
+                variables["GLOO_SOCKET_IFNAME"] = machine[2]
+            running.append(
+                subprocess.Popen(
+                    [*words, "train.py", json.dumps(config)],
+                    cwd=base,
+                    env=variables,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        printed = [process.communicate(timeout=180)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * len(machines), printed
+        (base / "output").write_text("".join(printed))
+        bits.append(ranks_job.Outcome(base, [0] * 4).bits)
+    assert bits[0] == bits[1]
+    assert len(bits[0]) == 1
+    here, there = (printed[0], printed[1]) if killed < 2 else (printed[1], printed[0])
+    assert f"rekindle: rank {killed} was killed by SIGKILL; all ranks start again (1 of 2)" in here
+    assert f"rekindle: rank {killed} died: it ended without a word" in there
+    assert "goes on after step 6" in printed[0]
+
+
 # ---- planning, without starting anything
 
 
@@ -400,3 +452,31 @@ def test_the_first_cause_is_told_from_its_consequences(deaths, rank):
     assert cause is not None
     assert cause.rank == rank
     assert first_cause([]) is None
+
+
+def noted(folder: Path, codes: dict[int, int], errors: dict[int, str], told: tuple[int, str]) -> str:
+    """Write what agent and ranks of a launch note, and return the words of the cause."""
+    for rank, error in errors.items():
+        notes.write(str(folder), f"end-0-{rank}", {"rank": rank, "code": codes.get(rank, 0), "error": error, "time": 5})
+    seen = [[rank, rank, 100 + rank, code] for rank, code in codes.items()]
+    notes.write(str(folder), "failed-0", {"codes": seen})
+    notes.write(str(folder), "cause-0", {"rank": told[0], "error": told[1], "time": 4})
+    deaths, cause = deaths_of(str(folder), 0)
+    assert cause is not None
+    assert [death.rank for death in deaths] == sorted({*codes, told[0]})
+    assert deaths[[death.rank for death in deaths].index(told[0])].error in {told[1], errors.get(told[0], "")}
+    return words_of_death(cause)
+
+
+@pytest.mark.parametrize(
+    ("codes", "errors", "told", "words"),
+    [
+        ({0: 1}, {0: LOST, 1: ""}, (1, notes.LEFT), "rank 1 ended in the middle of its run"),  # with 0
+        ({0: 1, 1: 1}, {0: LOST, 1: "rank 1 of 2 hangs"}, (1, "hangs in a.py, line 3"), "rank 1 hangs in a.py, line 3"),
+        ({0: 1, 1: 1}, {0: LOST, 1: LOST}, (3, "ValueError: x"), "rank 3 died: ValueError: x"),  # of another machine
+        ({0: 1, 1: 1}, {0: LOST, 1: "KeyError: 'a'"}, (1, "KeyError: 'a'"), "rank 1 died: KeyError: 'a'"),
+        ({0: 1, 1: -9}, {0: LOST}, (1, "it ended without a word"), "rank 1 was killed by SIGKILL"),
+    ],
+)
+def test_what_the_ranks_know_of_each_other_names_a_cause_that_nothing_else_shows(tmp_path, codes, errors, told, words):
+    assert noted(tmp_path, codes, errors, told) == words

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rekindle.errors import ConfigError
-from rekindle.parallel.ranks import ALONE, Ranks, find_ranks, first_host, name_ranks
+from rekindle.parallel.ranks import ALONE, Ranks, device_of, find_ranks, first_host, name_ranks
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"}
@@ -152,3 +152,35 @@ def test_spawn_with_arguments_and_a_group_of_ones_own(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "both ways\n"
     assert done.stderr == ""
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine with two GPUs, as far as choosing one goes; what was chosen last is in the list."""
+    torch = pytest.importorskip("torch")
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+@pytest.mark.parametrize("wanted", [None, "auto", "cuda"])
+def test_each_process_gets_the_gpu_of_its_local_rank_also_on_a_second_machine(two_gpus, wanted):
+    assert str(device_of(Ranks(3, 4, 1, 2), wanted)) == "cuda:1"
+    assert two_gpus == [1]
+
+
+def test_a_process_too_many_for_the_gpus_of_a_machine_is_told_before_nccl_is(two_gpus):
+    with pytest.raises(ConfigError, match="local rank 2 has no GPU of its own: 2 to be seen on this machine") as caught:
+        device_of(Ranks(2, 3, 2, 3), None)
+    assert "torchrun --nproc-per-node 2" in caught.value.do
+    assert two_gpus == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted"), [(ALONE, "cuda"), (Ranks(1, 2, 1, 2), "cpu"), (Ranks(1, 2, 1, 2), "cuda:0")]
+)
+def test_nothing_is_chosen_for_one_process_or_against_a_wish(two_gpus, ranks, wanted):
+    assert device_of(ranks, wanted) is None
+    assert two_gpus == []

@@ -218,6 +218,42 @@ def test_a_job_saves_before_its_limit_is_queued_again_and_goes_on(slurm, tmp_pat
     ]
 
 
+RUN = """
+import hashlib, sys, time, torch
+import rekindle as rk
+inputs = torch.randn(60, 6, generator=torch.Generator().manual_seed(3))
+data = torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True))
+with rk.Run(sys.argv[1], seed=0, save_every=None, tensorboard=False) as run:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 20), torch.nn.Dropout(0.1), torch.nn.Linear(20, 1))
+    model, optimizer = run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+    for epoch in run.epochs(6):
+        for x, y in run.batches(run.loader(data, batch_size=4)):
+            run.backward(torch.nn.functional.mse_loss(model(x), y))
+            run.update()
+            run.step()
+            time.sleep(0.1)
+            open(f"ready-{run.rank}", "w").close()
+weights = b"".join(value.numpy().tobytes() for value in model.module.state_dict().values())
+print(f"rank {run.rank} ends after step {run.steps_done} with {hashlib.sha256(weights).hexdigest()}", flush=True)
+"""
+
+
+@pytest.mark.soak
+def test_a_training_that_slurm_interrupts_ends_with_the_bits_of_one_that_it_left_alone(slurm, tmp_path):
+    (tmp_path / "train.py").write_text(RUN)
+    codes, whole = slurm.submit(SlurmJob("train.py", ("whole",), nodes=2), SLURM_RESTART_COUNT="1")  # without a signal
+    assert codes == [0], whole
+    for path in tmp_path.glob("ready-*"):
+        path.unlink()
+    codes, printed = slurm.submit(SlurmJob("train.py", ("told",), nodes=2))
+    assert codes == [0, 0], printed
+    assert "saved before the time limit; queued again" in printed
+    assert "told: goes on after step" in printed
+    ends = [sorted(line for line in text.splitlines() if " ends after step 48 " in line) for text in (whole, printed)]
+    assert len(ends[0]) == 2
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.soak
 def test_a_job_that_is_cancelled_saves_and_does_not_come_back(slurm, tmp_path):
     codes, printed = slurm.submit(SlurmJob("train.py"), CANCEL="1")

@@ -8,7 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rekindle.parallel.launch import Outcome, Plan
+    from collections.abc import Sequence
+
+    from rekindle.parallel.launch import Death, Outcome, Plan
 
 SUMMARY = "start a script in several processes, pass signals on, and say which rank failed first"
 EXAMPLE = "rekindle launch --gpus 2 train.py --epochs 10"
@@ -115,12 +117,18 @@ def _error_of(plan: Plan, outcome: Outcome) -> Exception | None:
         reasons = [cause.place] if cause.place else []
         if cause.code == -9 and not cause.error:
             reasons.append("the machine may have run out of memory, or somebody killed it")
-        others = [str(death.rank) for death in outcome.deaths if death is not cause]
+        alike = [death for death in outcome.deaths if death is not cause and cause.error and death.error == cause.error]
+        others = [death for death in outcome.deaths if death is not cause and death not in alike]
+        if alike:
+            reasons.append(f"{_name(alike)} died of the same")
         if others:
-            reasons.append(f"rank{'s' * (len(others) > 1)} {', '.join(others)} ended because of it")
+            reasons.append(f"{_name(others)} ended because of it")
         if outcome.restarts:
             reasons.append(f"after {outcome.restarts} restart{'s' * (outcome.restarts > 1)}")
-        do = "its traceback is above" if cause.error else "dmesg | tail    shows what the system did"
+        if cause.code is not None and cause.code < 0 and not cause.error:
+            do = "dmesg | tail    shows what the system did"
+        else:
+            do = "its traceback is above" if cause.place else "what it wrote is above"
         if not plan.restarts:
             do += "; rekindle launch --restarts 3 ... starts all ranks again after a death"
         return RekindleError(f"{plan.script}: {words_of_death(cause)}", why="; ".join(reasons), do=do)
@@ -129,6 +137,10 @@ def _error_of(plan: Plan, outcome: Outcome) -> Exception | None:
     if outcome.code in (75, 130) and again:
         return RekindleError(f"{plan.script}: all ranks left as they were asked to", do=f"go on with: {again}")
     return None
+
+
+def _name(deaths: Sequence[Death]) -> str:
+    return f"rank{'s' * (len(deaths) > 1)} {', '.join(str(death.rank) for death in deaths)}"
 
 
 def _parts(plan: Plan, error: str) -> dict[str, str]:

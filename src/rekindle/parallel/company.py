@@ -136,7 +136,7 @@ class Company:
     def adopt(self, model: DistributedDataParallel) -> None:
         """Take in a model that the script has wrapped itself."""
         if not any(known is model for known in self.models):
-            ddp.prime(model)
+            ddp.take_in(model)
             self.models.append(model)
             self._weights.models.append(model)
 
@@ -160,6 +160,14 @@ class Company:
                 fsdp.set_reduces(model, reduces=closes)
         for model in self.models:
             model.require_backward_grad_sync = closes  # type: ignore[assignment] # what DDP.no_sync() sets
+
+    def require_averaged(self) -> None:
+        """Make sure that all that is trained is trained together.
+
+        Raises:
+            ConfigError: something was thawed, or put into a model, after it was wrapped.
+        """
+        ddp.require_averaged(p for model in self.models for p in model.parameters() if p.requires_grad)
 
     def begin_backward(self) -> None:
         """Note that a backward pass begins; a second one in a batch is reduced as well."""
@@ -197,7 +205,8 @@ class Company:
         for model, _ in before:
             model.require_forward_param_sync = False
         try:
-            yield
+            with fsdp.same_passes(self.sharded, self.ties):
+                yield
         finally:
             for model, value in before:
                 model.require_forward_param_sync = value

@@ -11,6 +11,10 @@ so no buffer and no generator moves, and the layout is a function of the model a
 had the same number of them. `SampleWeights` scales the gradients of batches that were not: exactly, and also those of a
 process that had none.
 
+*What is averaged.* The gradients of those parameters alone that were trained when DDP was made: one that is thawed, or
+put into the model, after that would take another way in each process, without a word. So it is remembered here which
+those are, and `require_averaged` refuses the others.
+
 *Windows.* Inside an accumulation window gradients stay where they are; only the window's last batch is reduced.
 
 Law: the weights are the same on every process, and the same in every life of the run.
@@ -18,6 +22,7 @@ Law: the weights are the same on every process, and the same in every life of th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,13 +40,17 @@ __all__ = [
     "broadcast",
     "prepare_again",
     "prime",
+    "require_averaged",
     "sync_buffers",
+    "take_in",
     "unwrapped",
     "what_is_inexact",
     "wrap",
 ]
 
 _OURS = frozenset({"module", "device_ids", "output_device", "process_group"})
+# Wrapper -> the parameters whose gradients it averages.
+_averaged: weakref.WeakKeyDictionary[DistributedDataParallel, tuple[nn.Parameter, ...]] = weakref.WeakKeyDictionary()
 
 
 def wrap(model: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> nn.Module:
@@ -70,8 +79,49 @@ def wrap(model: nn.Module, device: torch.device, settings: Mapping[str, Any]) ->
             why="these are handed to torch's DistributedDataParallel",
             do='run.prepare(model, optimizer, ddp={"bucket_cap_mb": 50})',
         ) from None
-    prime(ddp)
+    take_in(ddp)
     return ddp
+
+
+def take_in(ddp: DistributedDataParallel) -> None:
+    """Prime a wrapper, and remember what it averages; all processes together."""
+    everything = _parameters_of(ddp)
+    count = ddp._get_ddp_logging_data().get("num_parameter_tensors")  # type: ignore[no-untyped-call] # noqa: SLF001 - nothing else tells
+    # A script may have wrapped its model, and frozen parts of it then. Where neither fits, nobody can tell any more.
+    for known in ([p for p in everything if p.requires_grad], list(everything)):
+        if len(known) == count:
+            _averaged[ddp] = tuple(known)
+            break
+    prime(ddp)
+
+
+def require_averaged(parameters: Iterable[nn.Parameter]) -> None:
+    """Make sure that the processes train parameters together, as far as a wrapper that was taken in has them.
+
+    Args:
+        parameters: those that are trained, or will be.
+
+    Raises:
+        ConfigError: the gradients of some of them would not be averaged; named.
+    """
+    wanted = list(parameters)
+    for ddp, averaged in _averaged.items():
+        names, known = _parameters_of(ddp), {id(p) for p in averaged}
+        apart = [names[p] for p in wanted if p in names and id(p) not in known]
+        if apart:
+            more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+            raise ConfigError(
+                f"{apart[0]}{more}: each process would train its own",
+                why="DistributedDataParallel averages the gradients of those parameters alone that were in the model, "
+                "and trained, when it was wrapped",
+                do="wrap it before anything is frozen: "
+                'model = run.prepare(model, ddp={"find_unused_parameters": True}); then rk.freeze(model, ...)',
+            )
+
+
+def _parameters_of(ddp: DistributedDataParallel) -> dict[nn.Parameter, str]:
+    """Return parameter -> name, of those that DDP was not told to leave alone."""
+    return {p: name for name, p in ddp.module.named_parameters() if name not in ddp.parameters_to_ignore}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -77,9 +77,19 @@ class Elastic:
         self._open: tuple[int, float] | None = None
 
     def add(self, model: nn.Module) -> None:
-        """Take a model in, and give every process rank 0's parameters and buffers."""
+        """Take a model in, and give every process rank 0's parameters and buffers.
+
+        Raises:
+            ConfigError: it has `SyncBatchNorm`, whose statistics are those of all processes together.
+        """
+        for name, module in model.named_modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                raise ConfigError(
+                    f'elastic="bits" and SyncBatchNorm ({name or "the model"}) do not go together',
+                    why="it takes statistics over all processes, so they would depend on their number",
+                    do="BatchNorm, which sees one shard at a time here, or GroupNorm",
+                )
         self._models.append(model)
-        self._parameters += [p for p in model.parameters() if p.requires_grad]
         self._broadcast([*(p.data for p in model.parameters()), *model.buffers()])
 
     def begin(self, part: int, weight: float) -> None:
@@ -97,6 +107,8 @@ class Elastic:
                     why='elastic="bits" adds the shards up in run.update()',
                     do="call run.backward(loss) and run.update() for every batch",
                 )
+            # Asked anew: what was frozen may train by now.
+            self._parameters = [p for model in self._models for p in model.parameters() if p.requires_grad]
             self._at_start = [buffer.detach().clone() for buffer in self._buffers()]
         else:
             for buffer, value in zip(self._buffers(), self._at_start, strict=True):

@@ -68,6 +68,10 @@ _LOST_A_PEER = (
     "diststoreerror",
     "ncclremoteerror",
     "remote process exited",
+    " is gone: ",  # as `rekindle.parallel.ties` says it
+    f" {notes.HANGS}",
+    f" {notes.SILENT}",
+    f" {notes.LEFT}",
 )
 
 
@@ -309,16 +313,20 @@ def first_cause(deaths: Sequence[Death]) -> Death | None:
     A rank that was killed from outside says nothing, and the others then fail with broken connections, often before
     anybody notices: so a signal goes before an error of the rank's own, and that before a lost connection.
     """
+    return min(deaths, key=lambda death: (_link_of(death), death.time, death.rank), default=None)
 
-    def place_in_chain(death: Death) -> tuple[int, float, int]:
-        if death.by_us:
-            return 3, death.time, death.rank
-        if not death.error:
-            return 0, death.time, death.rank
-        words = death.error.lower()
-        return (2 if any(sign in words for sign in _LOST_A_PEER) else 1), death.time, death.rank
 
-    return min(deaths, key=place_in_chain, default=None)
+_FOLLOWS = 2
+
+
+def _link_of(death: Death) -> int:
+    """Return how far down the chain of causes a death is; from `_FOLLOWS` on it follows from another one."""
+    if death.by_us:
+        return 3
+    if not death.error:
+        return 0
+    words = death.error.lower()
+    return _FOLLOWS if any(sign in words for sign in _LOST_A_PEER) else 1
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -502,12 +510,34 @@ def deaths_of(folder: str, attempt: int) -> tuple[tuple[Death, ...], Death | Non
                 rank, local_rank, pid, code, note.get("error", ""), note.get("place", ""), note.get("time", 0.0), by_us
             )
         )
-    return tuple(sorted(found, key=lambda death: death.rank)), first_cause(found)
+    found, cause = _with_what_ranks_know(found, notes.read(folder, f"cause-{attempt}"), ended)
+    return tuple(sorted(found, key=lambda death: death.rank)), cause
+
+
+def _with_what_ranks_know(
+    found: list[Death], told: Mapping[str, Any] | None, ended: Mapping[int, Mapping[str, Any]]
+) -> tuple[list[Death], Death | None]:
+    """Return the deaths and their cause, also where the cause left nothing that this machine could see by itself.
+
+    That is a rank that hung until it was ended, one that left in the middle with 0, and one of another machine.
+    """
+    cause = first_cause(found)
+    if told is None or cause is None or _link_of(cause) < _FOLLOWS:
+        return found, cause
+    rank, error = int(told["rank"]), str(told["error"])
+    own = next((death for death in found if death.rank == rank), None)
+    if own is None:
+        note = ended.get(rank, {})
+        own = Death(rank, note.get("local_rank", -1), note.get("pid", 0), note.get("code"))
+    cause = replace(own, error=error, place="", time=float(told["time"]), by_us=False)
+    return [cause, *(death for death in found if death.rank != rank)], cause
 
 
 def words_of_death(death: Death) -> str:
     """Return what happened to a rank, in a few words."""
     who = f"rank {death.rank}"
+    if death.error.startswith((notes.HANGS, notes.SILENT, notes.LEFT)):
+        return f"{who} {death.error}"
     if death.error:
         return f"{who} died: {death.error}"
     if death.code is not None and death.code < 0:

@@ -18,13 +18,13 @@ import os
 import runpy
 import sys
 import threading
-import time
 import traceback
 from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any
 
 from rekindle.parallel import notes
+from rekindle.parallel.standing import place_of
 
 __all__ = ["main"]
 
@@ -38,9 +38,9 @@ def main() -> None:
         notes.end_with_parent(int(agent))
     attempt, rank = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get("RANK", "0")
     me = {"rank": int(rank), "local_rank": int(os.environ.get("LOCAL_RANK", "0")), "pid": os.getpid()}
-    notes.write(folder, f"begin-{attempt}-{rank}", me)
+    notes.introduce(folder, attempt, me)
     end = _run(kind, script, args)
-    notes.write(folder, f"end-{attempt}-{rank}", {**me, **end, "time": time.time()})
+    notes.tell_end(end)
     _leave(0 if end["code"] in notes.GOOD_ORDER else end["code"])
 
 
@@ -61,10 +61,11 @@ def _run(kind: str, script: str, args: list[str]) -> dict[str, Any]:
         return {"code": 1, "error": str(stop.code)[:500], "place": ""}
     except BaseException as error:  # noqa: BLE001 - a rank's end is noted whatever it is
         shown = _without_us(error.__traceback__)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, shown  # as Python does
         sys.excepthook(type(error), error.with_traceback(shown), shown)
         words = traceback.format_exception_only(error)
         code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        return {"code": code, "error": _last_line(words), "place": _place(shown, script)}
+        return {"code": code, "error": _last_line(words), "place": place_of(shown, script)}
     return {"code": 0, "error": "", "place": ""}
 
 
@@ -89,6 +90,7 @@ def _leave(code: int) -> None:
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()  # noqa: SLF001 - the interpreter's own way; there is no public one
+    sys.last_value = sys.last_traceback = None  # its frames hold what is open, too
     vars(sys.modules["__main__"]).clear()  # what the script left open is closed, and so written
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
@@ -112,22 +114,6 @@ def _last_line(words: list[str]) -> str:
     # An error of several lines says what it is on its first; a syntax error, on its last.
     first = lines[0] if lines else ""
     return (lines[-1] if first.startswith("File ") else first)[:500]
-
-
-def _place(trace: TracebackType | None, script: str) -> str:
-    """Return the innermost place in the script's own folder, else the innermost of all."""
-    frames = traceback.extract_tb(trace)
-    folder = os.path.dirname(os.path.realpath(script))
-    near = [
-        frame
-        for frame in frames
-        if os.path.realpath(frame.filename).startswith(folder + os.sep) and "site-packages" not in frame.filename
-    ]
-    if not frames:
-        return ""
-    frame = (near or frames)[-1]
-    inside = "" if frame.name == "<module>" else f", in {frame.name}"
-    return f"{os.path.basename(frame.filename)}, line {frame.lineno}{inside}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ no message, no look at a device is added to a step. Over the ties go
   gathers     one plain value of each rank, which all of them get: metrics, barriers, what rank 0 decided
   agreements  "leave after step N": the step is the same on every rank, although each learns of it at another moment
   losses      a connection that ends without a farewell: that process is gone, and the others are told at once
+  standings   asked for only when a collective took too long: after which step each rank is, and where in its script,
+              so that the one for which the others waited can be named
 
 How ranks agree without meeting. Somebody asks; rank 0 passes the question on; the thread of every rank answers with the
 number of updates done there, p, and from that moment on forbids the loop to pass the boundary of p + 1 before the
@@ -23,6 +25,7 @@ import json
 import math
 import os
 import queue
+import re
 import secrets
 import selectors
 import socket
@@ -35,7 +38,9 @@ from multiprocessing import util
 from typing import Any
 
 from rekindle.errors import RunError
+from rekindle.parallel import notes
 from rekindle.parallel.ranks import Ranks, name_ranks
+from rekindle.parallel.standing import where_main_thread_is
 
 __all__ = ["Decision", "Ties", "tie"]
 
@@ -45,6 +50,11 @@ _END_S = 30.0
 _TICK_S = 1.0
 # What torch says on a rank whose partner is gone: a consequence, to be told only if no cause is found.
 _CONSEQUENCES = ("closed by peer", "reset by peer", "Broken pipe", "is gone", "NCCL")
+_NOT_COME = "the other ranks did not come within"
+# What gloo, NCCL (torch 2.13) and we say on a rank that waited for another one in vain.
+_WAITED = re.compile(
+    r"Timed out waiting \d+ ?ms for|Application timeout caused pair closure|collective operation timeout|" + _NOT_COME
+)
 _LARGEST = 64 * 1024**2
 
 Json = Any
@@ -57,12 +67,12 @@ class Decision:
     Attributes:
         kind: ``leave`` or ``save``.
         detail: what was given to `ask`.
-        step: after how many updates; None where some rank's run was over already.
+        step: after how many updates.
     """
 
     kind: str
     detail: Json
-    step: int | None
+    step: int
 
 
 @dataclass(slots=True)
@@ -98,7 +108,7 @@ class Ties:
         self._results: dict[str, list[Json]] = {}
         self._counts: dict[str, int] = {}
         self._holds: dict[str, float] = {}
-        self._decided: dict[str, Decision] = {}
+        self._decided: list[Decision] = []
         self._outbox: queue.SimpleQueue[list[Json]] = queue.SimpleQueue()
         self._wake_here, self._wake_there = socket.socketpair()
         self._wake_here.setblocking(False)
@@ -112,6 +122,9 @@ class Ties:
         self._details: dict[str, Json] = {}
         self._left: set[int] = set()
         self._suspect: tuple[float, int, str] | None = None
+        self._waited_in_vain = False
+        self._standings: dict[int, tuple[int, str]] = {}
+        self._failing, self._has_waited = False, False
         self._ending = False
         self._grace_until = math.inf
         self._thread = threading.Thread(target=self._serve, name="rekindle ties", daemon=True)
@@ -140,7 +153,7 @@ class Ties:
                 self._require_all()
                 if limit is not None and time.monotonic() - began > limit:
                     raise RunError(
-                        f"{what}: the other ranks did not come within {limit:.0f} s",
+                        f"{what}: {_NOT_COME} {limit:.0f} s",
                         why=f"rank {self.ranks.rank} of {self.ranks.world_size} called it, and every rank has to",
                         do=f"call {what} on every rank, not only on one",
                     )
@@ -163,12 +176,9 @@ class Ties:
         due = []
         with self._news:
             while steps_done >= self.hold_at:
-                found = [d for d in self._decided.values() if d.step is None or steps_done >= d.step]
-                for decision in found:
-                    del self._decided[decision.kind]
-                    self._hold(decision.kind, None)
-                    if decision.step is not None:
-                        due.append(decision)
+                due += [decision for decision in self._decided if steps_done >= decision.step]
+                self._decided = [decision for decision in self._decided if steps_done < decision.step]
+                self._find_hold()
                 if steps_done >= self.hold_at:
                     self._require_all()
                     self._news.wait(_TICK_S / 4)
@@ -176,6 +186,7 @@ class Ties:
 
     def fail(self, text: str) -> None:
         """Tell the others why this rank is about to end."""
+        self._failing = True
         self._send(["failed", text])
 
     def end(self) -> None:
@@ -184,14 +195,16 @@ class Ties:
             return
         failed = _last_words()
         if failed is None and self.unfinished:
-            failed = "it ended in the middle of its run"
+            failed = notes.LEFT
         clean = failed is None and self.lost is None
         if clean:
             with contextlib.suppress(RunError):
                 self.gather("the end", None, timeout_s=_END_S)
             _destroy_group(self.ranks)
-        self._ending = True
-        self._send(["bye"] if failed is None else ["failed", failed])
+        if failed is not None:
+            self.fail(failed)
+            self._await_cause(failed)
+        self._send(["bye"] if failed is None else ["over"])
         self._thread.join(2.0)
 
     def _require_all(self) -> None:
@@ -223,13 +236,24 @@ class Ties:
     def _explain(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
         """Have the last line of a process name the rank whose end was the cause: torch only knows an address."""
         self._hook(kind, error, trace)
-        until = time.monotonic() + 2 * _TICK_S
-        if any(word in str(error) for word in _CONSEQUENCES):
-            with self._news:
-                while self.lost is None and time.monotonic() < until:
-                    self._news.wait(_TICK_S / 4)
+        text = _words_of(error)
+        if _is_consequence(text):
+            self.fail(text)
+            self._await_cause(text)
             if self.lost is not None:
                 self._say(f"{self.lost}; {self.way_back()}")
+            elif self.ranks.rank and _WAITED.search(text):
+                self._say(f"{_words_of_loss(0, self.ranks.world_size, notes.SILENT)}; {self.way_back()}")
+
+    def _await_cause(self, text: str) -> None:
+        """Wait a moment, once, for the news of what was behind an error that only follows from another one."""
+        if self._has_waited or not _is_consequence(text):
+            return
+        self._has_waited = True
+        until = time.monotonic() + 4 * _TICK_S
+        with self._news:
+            while self.lost is None and time.monotonic() < until:
+                self._news.wait(_TICK_S / 4)
 
     def _listen(self, store: Any) -> None:
         token = secrets.token_hex(16)
@@ -300,13 +324,15 @@ class Ties:
                     self._receive(key.data)
             while not self._outbox.empty():
                 message = self._outbox.get()
+                if message[0] in {"bye", "over"}:  # what was said before is told before
+                    self._ending = True
                 if self.ranks.rank == 0:
                     self._heard(0, message)
                 else:
                     self._post(0, message)
             self._look_at_gathers()
             if self._suspect is not None and time.monotonic() > self._suspect[0]:
-                self._lose(*self._suspect[1:])
+                self._accuse(*self._suspect)
             if self._ending:
                 self._close()
                 return
@@ -371,7 +397,7 @@ class Ties:
                     del self._gathers[name]
                     self._tell_all(["all", name, [gather.values[r] for r in range(self.ranks.world_size)]])
             case ["ask", str(kind), detail]:
-                if kind not in self._rounds and kind not in self._decided:
+                if kind not in self._rounds and all(decision.kind != kind for decision in self._decided):
                     self._rounds[kind] = {}
                     self._details[kind] = detail
                     self._tell_all(["where", kind])
@@ -387,10 +413,15 @@ class Ties:
                     self._tell_all(["decided", kind, self._details.pop(kind), max(steps) + 1 if whole else None])
             case ["failed", str(text)]:
                 self._left.add(rank)
-                if any(word in text for word in _CONSEQUENCES):
-                    self._suspect = self._suspect or (time.monotonic() + _TICK_S, rank, text)
-                else:
+                if not _is_consequence(text):
                     self._lose(rank, text)
+                    return
+                self._suspect = self._suspect or (time.monotonic() + _TICK_S, rank, text)
+                if _WAITED.search(text) and not self._waited_in_vain:
+                    self._waited_in_vain = True
+                    self._tell_all(["stand"])
+            case ["standing", int(step), str(place)]:
+                self._standings[rank] = (step, place)
             case ["bye"]:
                 self._left.add(rank)
                 if rank == 0:
@@ -418,12 +449,16 @@ class Ties:
                     self._post(0, answer)
             case ["decided", str(kind), detail, step]:
                 with self._news:
-                    if step is None:
-                        self._hold(kind, None)
-                    else:
-                        self._decided[kind] = Decision(kind, detail, step)
-                        self._hold(kind, step)
+                    if step is not None:  # one more, where this rank has not come to what was decided before
+                        self._decided.append(Decision(kind, detail, step))
+                    self._hold(kind, None)
                     self._news.notify_all()
+            case ["stand"]:
+                standing = ["standing", self.position() or 0, where_main_thread_is()]
+                if self.ranks.rank == 0:
+                    self._heard(0, standing)
+                else:
+                    self._post(0, standing)
             case ["bye"]:
                 self._left.add(0)
             case ["lost", int(rank), str(text)]:
@@ -435,7 +470,11 @@ class Ties:
             self._holds.pop(kind, None)
         else:
             self._holds[kind] = step
-        self.hold_at = min(self._holds.values(), default=math.inf)
+        self._find_hold()
+
+    def _find_hold(self) -> None:
+        decided = [decision.step for decision in self._decided]
+        self.hold_at = min([*self._holds.values(), *decided], default=math.inf)
 
     def _look_at_gathers(self) -> None:
         """Rank 0: say who is waited for, and have nobody wait for a rank that has ended."""
@@ -454,6 +493,20 @@ class Ties:
 
     # ---- losses
 
+    def _accuse(self, since: float, rank: int, text: str) -> None:
+        """Rank 0: no cause was told, so name the rank that the others waited for; else the first that broke off."""
+        absent = [other for other in range(self.ranks.world_size) if other not in self._left]
+        if not self._waited_in_vain or not absent:
+            self._lose(rank, text)
+        elif len(absent) == 1 or time.monotonic() > since + 2 * _TICK_S:  # the others may just be a little later
+            # A thread that is silent is worse than one that answers; then, whoever did the least.
+            culprit = min(absent, key=lambda other: (other in self._standings, self._standings.get(other, (0, ""))))
+            if culprit not in self._standings:
+                self._lose(culprit, notes.SILENT)
+            else:
+                step, place = self._standings[culprit]
+                self._lose(culprit, f"{notes.HANGS}{f' in {place}' * bool(place)}, after step {step:,}")
+
     def _lose(self, rank: int, text: str) -> None:
         if self.lost is not None or self._ending:
             return
@@ -463,10 +516,12 @@ class Ties:
         self._note_loss(rank, text)
 
     def _note_loss(self, rank: int, text: str) -> None:
-        if self.lost is not None or self._ending or rank == self.ranks.rank:
+        own = rank == self.ranks.rank
+        if self.lost is not None or self._ending or (own and self._failing):
             return
+        notes.tell_cause(rank, text)
         with self._news:
-            self.lost = f"rank {rank} of {self.ranks.world_size} is gone: {text}"
+            self.lost = _words_of_loss(rank, self.ranks.world_size, text)
             self._grace_until = time.monotonic() + _GRACE_S
             self._news.notify_all()
         if self.ranks.rank == 0 or rank == 0:
@@ -474,6 +529,7 @@ class Ties:
 
     def _give_up(self) -> None:
         """End this process, whatever its main thread waits for: a collective with a dead rank may never return."""
+        notes.tell_end({"code": 1, "error": self.lost or "", "place": ""})
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -523,12 +579,28 @@ def _welcome(connection: socket.socket, token: str) -> int | None:
 
 
 def _last_words() -> str | None:
-    """Return what an exception that nobody caught said; None where the process ends in good order."""
-    error = getattr(sys, "last_value", None)
-    if error is None:
-        return None
+    """Return what an exception that nobody caught said; None where the process ends in good order.
+
+    Processes of `multiprocessing` end while it is still on its way.
+    """
+    error: BaseException | None = getattr(sys, "last_value", None) or sys.exc_info()[1]
+    if isinstance(error, SystemExit):  # with which `torch.multiprocessing.spawn` ends a process that raised
+        error = None if error.code in (None, 0, *notes.GOOD_ORDER) else error.__context__
+    return None if error is None else _words_of(error)
+
+
+def _words_of(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}"[:300] if text else type(error).__name__
+
+
+def _is_consequence(text: str) -> bool:
+    return any(word in text for word in _CONSEQUENCES) or _WAITED.search(text) is not None
+
+
+def _words_of_loss(rank: int, world_size: int, text: str) -> str:
+    verb = "" if text.startswith((notes.HANGS, notes.SILENT, notes.LEFT)) else "is gone: "
+    return f"rank {rank} of {world_size} {verb}{text}"
 
 
 def _destroy_group(ranks: Ranks) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from rekindle.errors import ConfigError
 from rekindle.keys import canonical_key
+from rekindle.parallel.ddp import require_averaged
 from rekindle.tune.named import NORMS, keys_until, modules_by_key, picked_keys
 
 __all__ = ["Frozen", "Thaw", "describe_frozen", "freeze", "unfreeze"]
@@ -100,8 +101,13 @@ def unfreeze(
 
     An optimizer goes on with those it was given; one built from ``filter(requires_grad)`` does not know the thawed
     ones, so give it all parameters from the start.
+
+    Raises:
+        ConfigError: as `freeze`; or `DistributedDataParallel` was made around the model while they were frozen, so each
+            process would train its own. Nothing was changed.
     """
     keys = _chosen(model, until, patterns, but)
+    _require_averaged(model, keys)
     _set(model, keys, trained=True)
     return describe_frozen(model)
 
@@ -121,14 +127,15 @@ class Thaw:
 
     What is trained is a function of the epoch alone, so a resumed run needs no state of it: call it at the start of
     every epoch. `DistributedDataParallel` averages the gradients of those parameters alone that were trained when it
-    was made: wrap first, with ``find_unused_parameters=True``, and freeze then.
+    was made: wrap first, with ``find_unused_parameters=True``, and freeze then; otherwise this is refused.
 
     Args:
         model: with all parts frozen that the plan thaws.
         plan: epoch -> patterns (as of `unfreeze`) trained from that epoch on.
 
     Raises:
-        ConfigError: a pattern fits nothing, or an epoch is no number of at least 0.
+        ConfigError: a pattern fits nothing, or an epoch is no number of at least 0; or the model was wrapped while
+            what the plan thaws was frozen, which is found here or at the first call.
 
     Example:
         thaw = rk.Thaw(model, {2: "layer4", 4: ["layer3", "layer2"]})
@@ -144,9 +151,15 @@ class Thaw:
             if not isinstance(epoch, int) or epoch < 0:
                 raise ConfigError(f"Thaw: {epoch!r} is not an epoch, counted from 0")
             self._plan.append((epoch, picked_keys(model, patterns)))
+        self._require_averaged()
+
+    def _require_averaged(self) -> None:
+        """Refuse a plan that would fail epochs later."""
+        _require_averaged(self._model, {key for _, keys in self._plan for key in keys})
 
     def __call__(self, epoch: int) -> None:
         """Have everything trained that the plan thaws up to this epoch, and everything frozen that it thaws later."""
+        self._require_averaged()
         due = {key for start, keys in self._plan if start <= epoch for key in keys}
         later = {key for start, keys in self._plan if start > epoch for key in keys} - due
         _set(self._model, later, trained=False)
@@ -162,6 +175,11 @@ def _chosen(model: nn.Module, until: str | None, patterns: str | Sequence[str], 
     if but:
         keys -= set(picked_keys(model, but))
     return keys
+
+
+def _require_averaged(model: nn.Module, keys: set[str]) -> None:
+    """Refuse to train what the processes of a run would train apart."""
+    require_averaged(parameter for key, parameter in model.named_parameters() if canonical_key(key) in keys)
 
 
 def _set(model: nn.Module, keys: set[str], *, trained: bool) -> None:
