@@ -104,8 +104,18 @@ def test_names_as_bytes_are_understood(driver):
     assert survey_gpus().gpus[0].name == "Tesla V100"
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_without_the_binding_and_without_a_driver_there_is_no_gpu_and_nothing_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr("rekindle.devices.gpus._has_driver_library", lambda: False)
+    survey = survey_gpus()
+    assert survey.asked
+    assert survey.why.startswith("there is no NVIDIA driver")
+    assert "pip" not in survey.do
+
+
+def test_without_the_binding_it_says_what_to_install_where_a_driver_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr("rekindle.devices.gpus._has_driver_library", lambda: True)
     survey = survey_gpus()
     assert not survey.asked
     assert "'rekindle[gpu]'" in survey.do

@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import ctypes
 import dataclasses
+import functools
 import gc
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -100,6 +102,71 @@ def test_a_running_sum():
     assert (found.kind, found.name) == ("running graph", "trainer.total")
     assert found.per_step >= 2
     assert "total += loss.item()" in words
+
+
+def test_a_running_sum_in_a_dict():
+    totals = {"loss": torch.zeros(()), "count": 0}
+    model = nn.Linear(64, 1)
+
+    def leak(_step, images, *_):
+        totals["loss"] = totals["loss"] + model(images).mean()
+        totals["count"] += 1
+
+    (found,), (words,) = train(leak)
+    assert (found.kind, found.name) == ("running graph", "totals['loss']")
+    assert "total += loss.item()" in words
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_tensor_that_each_step_makes_longer(kind):
+    every = {"output": torch.zeros(0) if kind == "torch" else np.zeros(0, np.float32)}
+
+    def leak(_step, images, *_):
+        join = torch.cat if kind == "torch" else lambda parts: np.concatenate([part.ravel() for part in parts])
+        every["output"] = join([every["output"], images.reshape(-1)])
+
+    (found,), (words,) = train(leak, least="64 KB")
+    assert (found.kind, found.name, found.count) == ("array", "every['output']", 32 * 16 * 64)
+    assert (found.bytes, found.per_step) == (32 * 16 * 64 * 4, 16 * 64 * 4)
+    what, why, do = words.splitlines()
+    assert what.startswith("every['output'] (")
+    assert what.endswith("becomes longer by 4.0 KiB a step: 32,768 numbers, 0.1 MiB")
+    assert "copies all that is there already" in why
+    assert do.startswith("  do      keep numbers or a bounded deque")
+
+
+def test_batches_that_become_longer_are_no_leak():
+    """Sentences that are sorted by length, and even as long as there were steps."""
+    held = {}
+
+    def leak(step, *_):
+        held["batch"] = torch.randn(64, 20 * step)
+
+    assert train(leak, least="64 KB", steps=140) == ([], [])
+
+
+class Metric:
+    history: ClassVar[list[torch.Tensor]] = []
+
+
+def test_a_list_of_a_class():
+    Metric.history.clear()
+    (found,), _ = train(lambda _step, _images, _output, loss: Metric.history.append(loss))
+    assert (found.name, found.where) == ("Metric.history", "test_memory.py")
+    Metric.history.clear()
+
+
+@functools.cache
+def noise_of(step):
+    return torch.randn(64, step + 64)
+
+
+def test_a_function_that_remembers_all_it_was_asked():
+    noise_of.cache_clear()
+    (found,), (words,) = train(lambda step, *_: noise_of(step), least="64 KB")
+    assert (found.kind, found.name, found.where) == ("data", "noise_of (its cache)", "test_memory.py")
+    assert "functools.lru_cache(maxsize=1000)" in words
+    noise_of.cache_clear()
 
 
 @pytest.mark.parametrize("make", [lambda images: images, lambda images: images.numpy().copy()], ids=["torch", "numpy"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import types
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from rekindle.devices.move import device_named, to_device
+from rekindle.devices.move import device_named, mapped, to_device
 from rekindle.errors import ConfigError
 
 META = torch.device("meta")  # a device that every machine has, where tensors really are elsewhere
@@ -50,8 +51,61 @@ def test_nested_batches_keep_their_types():
     assert moved["packed"].data.device == META
 
 
+@dataclasses.dataclass
+class Prepared:
+    """Brings its pictures from 0..255 to 0..1 when it is made, and keeps what it was not given."""
+
+    images: torch.Tensor
+    divide_by: dataclasses.InitVar[float]
+    mean: torch.Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self, divide_by: float) -> None:
+        self.images = self.images / divide_by
+        self.mean = self.images.mean()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    image: torch.Tensor
+    name: str
+
+
+def test_a_dataclass_is_not_prepared_a_second_time():
+    batch = Prepared(torch.full((2,), 255.0), divide_by=255.0)
+    batch.extra = "kept"
+    moved = to_device(batch, META)
+    assert (moved.images.device, moved.mean.device, moved.extra) == (META, META, "kept")
+    assert batch.images.device.type == "cpu"
+    halved = mapped(batch, lambda part: part.half() if isinstance(part, torch.Tensor) else NotImplemented)
+    assert halved.images.tolist() == [1.0, 1.0]
+    slotted = Slotted(torch.ones(1), "cat")
+    assert (to_device(slotted, META).image.device, slotted.image.device.type) == (META, "cpu")
+
+
+class Output(collections.OrderedDict):
+    """As model libraries give it: a dict with a field of its own, that refuses to be updated."""
+
+    def __init__(self, *items, kind="logits"):
+        super().__init__(*items)
+        self.kind = kind
+
+    def update(self, *_):
+        raise RuntimeError("you cannot use update on an Output")
+
+
+def test_mappings_and_sequences_of_other_kinds_move():
+    output = Output({"logits": torch.ones(1), "name": "x"}, kind="hidden")
+    moved = to_device(output, META)
+    assert (type(moved), moved["logits"].device, moved["name"], moved.kind) == (Output, META, "x", "hidden")
+    assert output["logits"].device.type == "cpu"
+    frozen = types.MappingProxyType({"x": torch.ones(1)})
+    assert to_device(frozen, META)["x"].device == META
+    window = to_device(collections.deque([torch.ones(1), 2], maxlen=5), META)
+    assert (window[0].device, window[1], window.maxlen) == (META, 2, 5)
+
+
 def test_what_is_there_already_is_the_very_same_object():
-    batch = {"x": [torch.ones(1), "a"], "y": Sample(torch.ones(1), "b")}
+    batch = {"x": [torch.ones(1), "a"], "y": Sample(torch.ones(1), "b"), "z": Prepared(torch.ones(1), 1.0)}
     assert to_device(batch, torch.device("cpu")) is batch
 
 

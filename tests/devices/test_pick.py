@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from fake_nvml import card, fake, sliced
+from fake_nvml import card, fake, install, sliced
 
 from rekindle.devices.gpus import survey_gpus
 from rekindle.devices.pick import choose_gpus, parse_bytes, parse_device, pick_gpus, visible_devices
@@ -191,3 +191,60 @@ def test_it_is_too_late_once_anything_has_asked_the_driver(tmp_path):
         "''",
         "something asked CUDA for its devices, such as torch.cuda.is_available()",
     ], done.stderr
+
+
+WINDOWS = """
+import sys, os, types, argparse, ctypes, importlib.abc, json, shlex, shutil, socket, subprocess, tempfile
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in posix:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+posix = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog"}
+for name in posix:
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Absent())
+for name in ("getuid", "geteuid", "fork", "setsid", "killpg", "getpgid", "sched_getaffinity", "sysconf"):
+    delattr(os, name)
+sys.platform = "win32"
+loaded = {}  # name of a DLL -> what it is for this process
+ctypes.windll = types.SimpleNamespace(kernel32=types.SimpleNamespace(GetModuleHandleW=loaded.get))
+ctypes.CDLL = lambda name, **_: loaded[name]
+
+import rekindle as rk
+from rekindle.cli import main
+
+print(rk.pick_gpus(1, quiet=True), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"])
+print(main(["gpus"]))
+cuda = types.SimpleNamespace(cuDeviceGetCount=lambda count: cuda.answer, answer=3)  # CUDA_ERROR_NOT_INITIALIZED
+loaded["nvcuda.dll"] = cuda
+print(rk.pick_gpus(1, quiet=True))
+cuda.answer = 0
+try:
+    rk.pick_gpus(1)
+except rk.RekindleError as error:
+    print(error)
+"""
+
+
+def test_cards_are_listed_and_picked_on_windows(tmp_path):
+    """A Python that looks like Windows': no module of POSIX, nvcuda.dll, paths with backslashes, no memory per process.
+
+    That NVML and CUDA themselves do there what they do on Linux cannot be seen from here.
+    """
+    cards = [card(0, 5, processes=[(7, None)]), card(1, 39, name="NVIDIA GeForce RTX 4090")]
+    environment = {**os.environ, **install(tmp_path / "driver", cards)}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    driver = tmp_path / "driver" / "pynvml.py"
+    driver.write_text(driver.read_text().replace("/usr/bin/program-{pid}", r"C:\\Program Files\\Python\\python.exe"))
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOWS], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == "cuda:0 is GPU 1 NVIDIA GeForce RTX 4090 (39.0 GiB free) 1 PCI_BUS_ID"
+    assert [line.split()[:2] for line in lines[4:6]] == [["0", "hidden"], ["1", "cuda:0"]]
+    assert lines[6].split("  ")[1:3] == ["GPU 0: process 7", "python.exe"]
+    assert lines[8].startswith("cuda:0 is GPU 1")
+    assert lines[9] == "GPUs are picked too late: CUDA has started in this process"

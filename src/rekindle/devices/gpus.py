@@ -113,11 +113,19 @@ class Survey:
     do: str = ""
 
 
+_NOTHING_TO_ASK = Survey(
+    why="there is no NVIDIA driver on this machine, or this container was started without it",
+    do="run on the CPU; in Docker start with --gpus all, under Slurm ask with --gpus=1",
+)
+
+
 def survey_gpus() -> Survey:
     """Ask the driver for every GPU of this machine; never raises for what the driver says."""
     try:
         nvml = import_module("pynvml")
     except ModuleNotFoundError:
+        if not _has_driver_library():  # the binding would find nothing to ask
+            return _NOTHING_TO_ASK
         return Survey(
             asked=False,
             why="the driver is asked through nvidia-ml-py, which is not installed in this Python",
@@ -134,13 +142,23 @@ def survey_gpus() -> Survey:
             nvml.nvmlShutdown()
 
 
+def _has_driver_library() -> bool:
+    """Whether the library that nvidia-ml-py opens is there; on other systems than Linux it may lie anywhere: True."""
+    if sys.platform != "linux":
+        return True
+    from ctypes import CDLL  # noqa: PLC0415 - only where the binding is missing
+
+    try:
+        CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _without_driver(error: Exception) -> Survey:
     code = _code(error)
     if code in _NO_DRIVER:
-        return Survey(
-            why="there is no NVIDIA driver on this machine, or this container was started without it",
-            do="run on the CPU; in Docker start with --gpus all, under Slurm ask with --gpus=1",
-        )
+        return _NOTHING_TO_ASK
     if code == _MISMATCH:
         why = "the driver's kernel module and its library have different versions: it was updated since the last boot"
         return Survey(asked=False, why=why, do="reboot the machine")

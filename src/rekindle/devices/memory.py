@@ -1,12 +1,13 @@
 """Memory that grows from step to step, and what holds it.
 
 A training that keeps something of every step runs out of memory after hours. Nearly always it is a list, a dict or a
-running sum that holds losses or outputs with the graphs behind them, and with these all that backward would need.
+running sum that holds losses or outputs with the graphs behind them, and with these all that backward would need; or
+a tensor that each step joins its own result to.
 
 `MemoryWatch.step` counts, and looks at steps 8, 16, 32, 64, ...: ever more rarely, so that looking costs less and less.
-A look measures every container of Python's (its length), the depth of the graphs behind the tensors in sight, and the
-memory of the process and of the GPU. What grew in two spans one after the other, in proportion to their steps, is
-growing; what grew and is small and holds no graph (a list of numbers for a plot) is nobody's business.
+A look measures every container of Python's (its length), the tensors in sight (their size, and the depth of the graphs
+behind them), and the memory of the process and of the GPU. What grew in two spans one after the other, in proportion to
+their steps, is growing; what grew and is small and holds no graph (a list of numbers for a plot) is nobody's business.
 
 Law: looking changes nothing, and ordinary training is never named. Before Python 3.13 a frame that was looked at keeps
 its variables as they were then, until the next look: one batch, and no more than one.
@@ -14,6 +15,7 @@ its variables as they were then, until the next look: one batch, and no more tha
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -21,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import CellType, FrameType, FunctionType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -35,6 +37,12 @@ _LEAST_GROWTH = 4  # entries in a span
 _RATES_ALIKE = 2.0
 _LEAST_OF_ALL = 16 * 1024**2  # starting up and finding its buffers takes a process more than a strict limit allows
 _MOST_NODES = 50_000
+_MOST_NODES_A_LOOK = 200_000
+_FEW = 16  # entries of a container whose tensors are looked at one by one: sums that are kept in a dict
+_AS_THE_STEPS = 1.2
+_ENDS = 64
+_REMEMBERS = type(functools.lru_cache(lambda: None))  # what `lru_cache` and `cache` make of a function
+_ITS_CACHE = " (its cache)"
 _SAMPLED = 16
 _DEEPEST = 6
 _CONTAINERS = (list, dict, set, deque)
@@ -46,15 +54,16 @@ class Growth:
 
     Attributes:
         kind: ``graphs`` (a container of tensors that hold their graphs), ``data`` (a container of other things),
-            ``running graph`` (one tensor whose graph grows), ``process`` or ``gpu`` (memory not explained here).
+            ``running graph`` (one tensor whose graph grows), ``array`` (one tensor or array that each step makes
+            longer), ``process`` or ``gpu`` (memory not explained here).
         name: how to find it: ``history["loss"]``; "" where nothing is to be named.
         where: in which function, module or object; "" where that is not known.
-        count: entries, or nodes of the graph.
+        count: entries, nodes of the graph, or numbers in the tensor.
         bytes: that it holds, estimated from its newest entries.
         per_step: entries, nodes or bytes that each step adds.
     """
 
-    kind: Literal["graphs", "data", "running graph", "process", "gpu"]
+    kind: Literal["graphs", "data", "running graph", "array", "process", "gpu"]
     name: str
     where: str
     count: int
@@ -74,6 +83,8 @@ class _Look:
         step: when.
         lengths: id of a container -> its length.
         depths: name and place of a tensor -> nodes of the graph behind it.
+        sizes: name and place of a tensor or array -> its bytes.
+        ends: name and place of one that is large enough to matter later -> its first and its last numbers.
         process_bytes: resident memory; None where the system does not tell.
         gpu_bytes: allocated by torch on the current GPU; None where CUDA has not started.
     """
@@ -81,6 +92,8 @@ class _Look:
     step: int
     lengths: dict[int, int] = field(default_factory=dict)
     depths: dict[tuple[str, str], int] = field(default_factory=dict)
+    sizes: dict[tuple[str, str], int] = field(default_factory=dict)
+    ends: dict[tuple[str, str], tuple[bytes, bytes]] = field(default_factory=dict)
     process_bytes: int | None = None
     gpu_bytes: int | None = None
 
@@ -124,11 +137,17 @@ class MemoryWatch:
         for thing in _containers_in_sight(frame):
             if len(thing) >= _LEAST_GROWTH:
                 now.lengths[id(thing)] = len(thing)
-        for name, where, value in _sums(frame):
-            now.depths[name, where] = _graph(value)[0]
+        nodes = 0
+        for name, where, value in _arrays_in_sight(frame):
+            now.sizes[name, where] = size = _size_of_array(value)
+            if size * 5 >= self._least:  # two looks later it may be four times as large
+                now.ends[name, where] = _ends_of(value)
+            if getattr(value, "grad_fn", None) is not None and nodes < _MOST_NODES_A_LOOK:
+                now.depths[name, where] = depth = _graph(value)[0]
+                nodes += depth
         self._looks = [*self._looks[-2:], now]
         if len(self._looks) == 3:
-            found = [*self._containers(frame), *self._graphs(frame)]
+            found = [*self._containers(frame), *self._graphs(frame), *self._arrays(frame)]
             self.growing += found
             found += self._whole_memory(explained=sum(growth.bytes for growth in self.growing))
             for growth in found:
@@ -170,8 +189,27 @@ class MemoryWatch:
             rate = _rate([(look.step, look.depths[key]) for look in (first, second, third)], _LEAST_GROWTH)
             if rate:
                 self._told.add(key)
-                value = next(v for name, where, v in _sums(frame) if (name, where) == key)
+                value = _found_again(key, frame)
                 found.append(Growth("running graph", *key, depth, _graph(value)[1], rate))
+        return found
+
+    def _arrays(self, frame: FrameType) -> list[Growth]:
+        """Return the tensors and arrays that each step joins something to.
+
+        Such a one is as large as there were steps, and begins (or ends) with what it began with. Being larger than
+        before is not enough: sentences that are sorted by length make larger batches all the time as well.
+        """
+        found = []
+        for key, size in self._looks[-1].sizes.items():
+            if key in self._told or size < self._least or not all(key in look.ends for look in self._looks):
+                continue
+            a_step = [look.sizes[key] / look.step for look in self._looks]
+            heads, tails = (set(ends) for ends in zip(*(look.ends[key] for look in self._looks), strict=True))
+            if max(a_step) <= _AS_THE_STEPS * min(a_step) and (len(heads) == 1 or len(tails) == 1):
+                self._told.add(key)
+                value = _found_again(key, frame)
+                count = value.numel() if isinstance(value, torch.Tensor) else value.size
+                found.append(Growth("array", *key, count, size, a_step[-1]))
         return found
 
     def _whole_memory(self, explained: int) -> list[Growth]:
@@ -323,17 +361,59 @@ def _gpu_bytes() -> int | None:
 # ---- who holds it
 
 
-def _sums(frame: FrameType) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Yield every tensor with a graph in a variable of the frames around, or in an attribute of an object in one."""
+def _arrays_in_sight(frame: FrameType) -> Iterator[tuple[str, str, Any]]:
+    """Yield (name, where, value) of the tensors and arrays in sight of a frame.
+
+    They stand in variables of the frames around, in attributes of objects there, and in small containers in either.
+    """
+    seen: set[int] = set()
     for name, where, value in _variables(frame, modules=False):
-        # Not isinstance: some modules' objects answer for their class with a warning.
-        if issubclass(type(value), torch.Tensor):
-            if value.grad_fn is not None:
-                yield name, where, value
-        else:
-            for attribute, inner in _attributes(value).items():
-                if issubclass(type(inner), torch.Tensor) and inner.grad_fn is not None:
-                    yield f"{name}.{attribute}", where, inner
+        places = [(name, value), *((f"{name}.{key}", inner) for key, inner in _attributes(value).items())]
+        for place, held in places:
+            for path, found in _arrays_at(place, held):
+                if id(found) not in seen:
+                    seen.add(id(found))
+                    yield path, where, found
+
+
+def _arrays_at(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    # Not isinstance: some modules' objects answer for their class with a warning.
+    kind = type(value)
+    if _is_array(kind):
+        yield name, value
+    elif issubclass(kind, (dict, list, tuple)) and len(value) <= _FEW:
+        for key, inner in list(value.items() if issubclass(kind, dict) else enumerate(value)):
+            if _is_array(type(inner)) and type(key) in (str, int):
+                yield f"{name}[{key!r}]", inner
+
+
+def _is_array(kind: type) -> bool:
+    numpy = sys.modules.get("numpy")
+    return issubclass(kind, torch.Tensor) or (numpy is not None and issubclass(kind, numpy.ndarray))
+
+
+def _size_of_array(value: Any) -> int:
+    try:
+        return int(value.nbytes)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # sparse, without a shape yet, wrapped
+        return 0
+
+
+def _ends_of(value: Any) -> tuple[bytes, bytes]:
+    """Return the first and the last numbers; of what cannot be asked for them, some that no other look has."""
+    try:
+        if not isinstance(value, torch.Tensor):
+            numbers = value.reshape(-1)
+            return numbers[:_ENDS].tobytes(), numbers[-_ENDS:].tobytes()
+        flat = value.detach().view(-1)
+        ends = [part.cpu().view(torch.uint8).numpy().tobytes() for part in (flat[:_ENDS], flat[-_ENDS:])]
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # sparse, not contiguous, of no plain type
+        ends = [os.urandom(8), os.urandom(8)]
+    return ends[0], ends[1]
+
+
+def _found_again(key: tuple[str, str], frame: FrameType) -> Any:
+    return next(value for name, where, value in _arrays_in_sight(frame) if (name, where) == key)
 
 
 def _variables(frame: FrameType | None, *, modules: bool = True) -> Iterator[tuple[str, str, Any]]:
@@ -391,10 +471,12 @@ def _holders(thing: object, hidden: Iterable[int]) -> Iterator[tuple[object, str
             key = next((key for key, value in list(holder.items()) if value is thing), None)
             if key is None:
                 continue
-            owner = next((o for o in gc.get_referrers(holder) if getattr(o, "__dict__", None) is holder), None)
+            owner = next((o for o in gc.get_referrers(holder) if _is_owner(o, holder, key, thing)), None)
             yield (owner, f".{key}") if owner is not None else (holder, f"[{key!r}]")
         elif isinstance(holder, (list, tuple)):
             yield holder, f"[{next((i for i, value in enumerate(holder) if value is thing), '?')}]"
+        elif type(holder) is _REMEMBERS:  # it holds its dict in no attribute
+            yield holder, _ITS_CACHE
         elif isinstance(holder, CellType):
             for cells in gc.get_referrers(holder):
                 if not isinstance(cells, tuple):
@@ -408,6 +490,13 @@ def _holders(thing: object, hidden: Iterable[int]) -> Iterator[tuple[object, str
                 key = next((key for key, value in list(space.items()) if value is thing), None)
                 if key is not None:
                     yield holder, f".{key}"
+
+
+def _is_owner(one: object, space: dict[Any, Any], key: object, thing: object) -> bool:
+    """Whether a dict holds the attributes of an object; those of a class can only be read through a proxy."""
+    if issubclass(type(one), type):
+        return vars(one).get(cast("str", key)) is thing
+    return getattr(one, "__dict__", None) is space
 
 
 # ---- words
@@ -435,7 +524,15 @@ def _words(growth: Growth) -> RekindleError:
             return RekindleError(
                 f"{who}{place} grows by {growth.per_step:.2g} entries a step: {growth.count:,} entries, about {size}",
                 why="every step adds to it and nothing is taken away",
-                do="empty it once in an epoch, or give it a bound: collections.deque(maxlen=1000)",
+                do="give it a bound: functools.lru_cache(maxsize=1000)"
+                if growth.name.endswith(_ITS_CACHE)
+                else "empty it once in an epoch, or give it a bound: collections.deque(maxlen=1000)",
+            )
+        case "array":
+            return RekindleError(
+                f"{who}{place} becomes longer by {_mib(int(growth.per_step))} a step: {growth.count:,} numbers, {size}",
+                why="every step joins something to it, and copies all that is there already",
+                do="keep numbers or a bounded deque; or parts in a list, written or joined once in an epoch",
             )
         case "process" | "gpu":
             what = "the memory of this process" if growth.kind == "process" else "the memory of the GPU"
@@ -453,4 +550,5 @@ def _mib(count: int) -> str:
 
 
 def _print(text: str) -> None:
-    print(f"rekindle: {text}", file=sys.stderr, flush=True)  # noqa: T201 - this is what it was made for
+    if sys.stderr is not None:  # closed: `print` would take it for stdout
+        print(f"rekindle: {text}", file=sys.stderr, flush=True)  # noqa: T201 - this is what it was made for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rekindle.devices.pick import parse_device
 from rekindle.errors import ConfigError
 
-__all__ = ["device_named", "to_device"]
+__all__ = ["device_named", "mapped", "to_device"]
 
 
 def device_named(name: str | torch.device | None = "auto") -> torch.device:
@@ -46,9 +48,9 @@ def device_named(name: str | torch.device | None = "auto") -> torch.device:
 def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
     """Return `value` with every tensor in it on `device`.
 
-    Dicts, lists, tuples (named ones too) and dataclasses are gone through, and keep their types; modules (losses with
-    parameters too) are moved in place; an object with a method ``to`` of its own is asked to go; anything else is
-    returned as it is. Where nothing has to be moved, the very same object comes back.
+    Dicts, lists, tuples (named ones too), deques and dataclasses are gone through, and keep their types; modules
+    (losses with parameters too) are moved in place; an object with a method ``to`` of its own is asked to go; anything
+    else is returned as it is. Where nothing has to be moved, the very same object comes back.
 
     Args:
         value: what a loader yields, for instance.
@@ -61,35 +63,57 @@ def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = Fa
     Example:
         batch = rk.to_device({"image": images, "names": ["cat", "dog"]}, "auto")
     """
-    if isinstance(device, str):
-        device = device_named(device)
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=non_blocking)
-    if isinstance(value, torch.nn.Module):
-        return value.to(device)
-    if isinstance(value, PackedSequence):
-        return value.to(device)  # type: ignore[arg-type] # declared for a dtype only; takes a device as tensors do
-    if not isinstance(value, (dict, list, tuple, type)) and callable(getattr(value, "to", None)):
-        return _by_its_own_way(value, device)
+    where = device_named(device) if isinstance(device, str) else device
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part.to(where, non_blocking=non_blocking)
+        if isinstance(part, torch.nn.Module):
+            return part.to(where)
+        if isinstance(part, PackedSequence):
+            return part.to(where)  # type: ignore[arg-type] # declared for a dtype only; takes a device as tensors do
+        if not isinstance(part, (dict, list, tuple, type)) and callable(getattr(part, "to", None)):
+            return _by_its_own_way(part, where)
+        return NotImplemented
+
+    return mapped(value, moved)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a nested batch with every part replaced by what `change` makes of it.
+
+    Dicts and other mappings, lists, tuples (named ones too), deques and dataclasses are gone through and keep their
+    types. A dataclass or a mapping of a class of its own is copied, not made anew: what prepares its fields when it is
+    made does not prepare them twice. Where nothing is changed, the very same object comes back.
+
+    Args:
+        value: what to go through.
+        change: a part -> what stands in its place; NotImplemented for what is to be gone through, or stays.
+    """
+    made = change(value)
+    if made is not NotImplemented:
+        return made
     if isinstance(value, Mapping):
-        moved = {key: to_device(part, device, non_blocking=non_blocking) for key, part in value.items()}
-        if all(moved[key] is part for key, part in value.items()):
+        parts = {key: mapped(part, change) for key, part in value.items()}
+        if all(parts[key] is part for key, part in value.items()):
             return value
-        return moved if type(value) is dict else _like_mapping(value, moved)
-    if isinstance(value, (list, tuple)):
-        parts = [to_device(part, device, non_blocking=non_blocking) for part in value]
-        if all(new is old for new, old in zip(parts, value, strict=True)):
+        return parts if type(value) is dict else _like_mapping(value, parts)
+    if isinstance(value, (list, tuple, deque)):
+        ordered = [mapped(part, change) for part in value]
+        if all(new is old for new, old in zip(ordered, value, strict=True)):
             return value
-        if type(value) in (list, tuple):
-            return type(value)(parts)
-        make = getattr(type(value), "_make", type(value))
-        return make(parts)
+        return _like_sequence(value, ordered)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        moved = {name: to_device(part, device, non_blocking=non_blocking) for name, part in fields.items()}
-        if all(moved[name] is part for name, part in fields.items()):
+        names = (field.name for field in dataclasses.fields(value))
+        before = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        fields = {name: mapped(part, change) for name, part in before.items()}
+        if all(fields[name] is part for name, part in before.items()):
             return value
-        return dataclasses.replace(value, **moved)
+        twin = copy.copy(value)
+        for name, part in fields.items():
+            if part is not before[name]:
+                object.__setattr__(twin, name, part)  # frozen ones too
+        return twin
     return value
 
 
@@ -102,10 +126,17 @@ def _by_its_own_way(value: Any, device: torch.device) -> Any:
     return value if moved is None else moved
 
 
-def _like_mapping(value: Mapping[Any, Any], moved: dict[Any, Any]) -> Any:
-    copy = getattr(value, "copy", None)
-    if copy is None:
-        return type(value)(moved)  # type: ignore[call-arg] # mappings are made of mappings by convention
-    new = copy()
-    new.update(moved)
-    return new
+def _like_sequence(value: Any, parts: list[Any]) -> Any:
+    if isinstance(value, deque):
+        return type(value)(parts, value.maxlen)
+    return getattr(type(value), "_make", type(value))(parts)
+
+
+def _like_mapping(value: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
+    try:
+        twin: Any = copy.copy(value)  # with all that a class of its own keeps beside the keys
+        for key, part in parts.items():
+            twin[key] = part
+    except (TypeError, AttributeError):  # one that does not change, such as a MappingProxyType
+        return type(value)(parts)  # type: ignore[call-arg] # mappings are made of mappings by convention
+    return twin

@@ -132,7 +132,7 @@ def pick_gpus(n: int = 1, *, min_free: int | str = 0, quiet: bool = False) -> Pi
         )
     picked = choose_gpus(survey_gpus(), n, min_free=min_free)
     _set(os.environ, picked)
-    if not quiet:
+    if not quiet and sys.stderr is not None:  # closed: `print` would take it for stdout
         print(f"rekindle: {picked}; {VISIBLE}={picked.visible}", file=sys.stderr)  # noqa: T201 - it was asked to say it
     return picked
 
