@@ -199,7 +199,7 @@ def live(config: dict[str, object]) -> None:
         end = {
             "weights": digest({name: value.cpu() for name, value in model.state_dict().items()}),
             "moments": digest([{n: v.cpu() for n, v in s.items()} for s in optimizer.state.values()]),
-            "scale": None if (scaler := run._updater.scaler) is None else scaler.get_scale(),  # noqa: SLF001 - nothing says it
+            "scale": None if (scaler := run._core.updater.scaler) is None else scaler.get_scale(),  # noqa: SLF001 - nothing says it
             "skipped": run.skipped_steps,
             "log": Path(run.folder, "metrics.jsonl").read_text(),
             "resumed": run.resumed_from is not None,

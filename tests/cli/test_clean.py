@@ -27,6 +27,15 @@ def test_it_shows_and_then_deletes(cli, tmp_path):
     assert cli("clean", "run", "--keep-last", "2").stdout == "run  nothing to delete\n"
 
 
+def test_without_a_folder_it_looks_at_runs_and_changes_nothing(cli, tmp_path):
+    run = make_run(tmp_path / "runs" / "small", steps=[1, 2, 3])
+    done = cli("clean", "--keep-last", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("runs/small  would delete ")
+    assert done.stderr == "delete with: rekindle clean --keep-last 2 --yes\n"
+    assert len(list_snapshots(run)) == 3
+
+
 def test_a_run_in_use_is_left_alone_and_the_others_are_cleaned(cli, tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path / "runs" / name, steps=[1, 2, 3])

@@ -202,6 +202,17 @@ def test_a_reader_that_leaves_gets_silence(tmp_path):
     assert child.wait(timeout=60) == 141
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes a stream as a POSIX shell does")
+def test_with_stderr_closed_its_words_do_not_go_to_stdout():
+    """Python has None in the place of a closed stream, and `print(file=None)` prints to stdout."""
+    for words in ("inspect nowhere", "no-such-command"):
+        command = f"{sys.executable} -m rekindle {words} 2>&-"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+    done = subprocess.run(f"{sys.executable} -m rekindle --version >&-", shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_answer_that_cannot_be_written_is_not_a_success():
     with open("/dev/full", "w") as full:

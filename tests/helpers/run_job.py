@@ -111,6 +111,10 @@ def main(config: dict[str, Any]) -> None:
         batches.seed_globals = loop.seed_globals = lambda key: None
         if run.resumed_from is not None:
             torch.manual_seed(time.time_ns() % 2**31)
+    if "patience_s" in config:
+        from rekindle.run import signals
+
+        signals.PATIENCE_S = config["patience_s"]
     model = Net()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)

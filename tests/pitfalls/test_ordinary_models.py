@@ -28,7 +28,7 @@ def test_nothing_is_found_in_an_ordinary_model(make: Callable[[], Case]):
     for build in OPTIMIZERS.values():
         report = rk.check(model, loss_fn, batch, optimizer=build(model))
         assert report.findings == (), str(report)
-        assert str(report).startswith("none of 31 pitfalls found; the loss of this batch is ")
+        assert str(report).startswith("none of 32 pitfalls found; the loss of this batch is ")
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
@@ -54,5 +54,5 @@ def test_a_run_that_trains_an_ordinary_model_says_nothing(make: Callable[[], Cas
                 run.step()
             with run.evaluating(model):
                 model(*(parts[:-1] if loss_fn is not None and len(parts) > 1 else parts))
-    assert run.pitfalls.failed is None
+    assert run._core.pitfalls.failed is None
     assert capfd.readouterr().err == ""

@@ -57,7 +57,7 @@ def train(
                     optimizer.zero_grad()
                 run.step()
             after(run, model)
-    assert run.pitfalls is None or run.pitfalls.failed is None
+    assert run._core.pitfalls is None or run._core.pitfalls.failed is None
     return run
 
 
@@ -506,4 +506,42 @@ def test_a_fault_while_watching_does_not_end_the_training(tmp_path, monkeypatch)
                 run.update()
                 run.step()
     assert run.steps_done == 4
-    assert str(run.pitfalls.failed) == "a fault of ours"
+    assert str(run._core.pitfalls.failed) == "a fault of ours"
+
+
+def scheduled(folder, capfd, **tracked):
+    """Train with a schedule that steps each epoch; return what the run said of it."""
+    model = net()
+    optimizer = sgd(model)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with rk.Run(folder, seed=0, save_every=None, tensorboard=False) as run:
+        run.track(model=model, optimizer=optimizer, **{name: make(schedule) for name, make in tracked.items()})
+        for _ in run.epochs(2):
+            for inputs, labels in run.batches(run.loader(DATA, batch_size=8)):
+                functional.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                run.step()
+            schedule.step()
+    assert run._core.pitfalls.failed is None
+    return [line for line in capfd.readouterr().err.splitlines() if "RK-PIT-32" in line]
+
+
+class Wrapped:
+    """A schedule as other libraries wrap it."""
+
+    def __init__(self, schedule):
+        self.inner = schedule
+
+    def state_dict(self):
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state):
+        self.inner.load_state_dict(state)
+
+
+def test_a_schedule_that_is_not_tracked_is_said_once(tmp_path, capfd):
+    (line,) = scheduled(tmp_path / "run", capfd)
+    assert "a schedule was made for optimizer, and it is not tracked" in line
+    assert scheduled(tmp_path / "tracked", capfd, scheduler=lambda schedule: schedule) == []
+    assert scheduled(tmp_path / "wrapped", capfd, scheduler=Wrapped) == []

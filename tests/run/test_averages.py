@@ -258,3 +258,37 @@ def test_saving_by_hand_while_they_are_lent_is_refused(tmp_path):
         run.save()
     run.save()
     run.close()
+
+
+def follow(folder, *, die_at=None):
+    """Two models in one run: every 4 updates the slow one takes the weights of the other, and is its target."""
+    run = rk.Run(folder, seed=1, save_every="3 steps", tensorboard=False, progress=False)
+    try:
+        fast, slow = net(), net().requires_grad_(False).eval()
+        rk.copy_weights(fast, slow)
+        optimizer = torch.optim.SGD(fast.parameters(), lr=0.05, momentum=0.9)
+        fast, slow, optimizer = run.prepare(fast, slow, optimizer)
+        for _ in run.epochs(3):
+            for (inputs,) in run.batches(run.loader(DATA, batch_size=8)):
+                run.backward((fast(inputs) - slow(inputs) - 0.1).square().mean())
+                run.update()
+                if (run.steps_done + 1) % 4 == 0:
+                    rk.copy_weights(fast, slow)
+                run.step()
+                if run.steps_done == die_at:
+                    raise Killed
+        run.close()
+    finally:
+        run._shut()
+    return values(fast), values(slow)
+
+
+def test_a_model_that_takes_the_weights_of_another_now_and_then_resumes_to_the_same_bits(tmp_path):
+    fast, slow = follow(tmp_path / "whole")
+    assert not same(fast, slow)
+    for death in (4, 8, 13):
+        with pytest.raises(Killed):
+            follow(tmp_path / "cut", die_at=death)
+    again, slow_again = follow(tmp_path / "cut")
+    assert same(fast, again)
+    assert same(slow, slow_again)

@@ -56,6 +56,22 @@ def test_every_change_is_noticed(tracked, change):
     assert fingerprint(tracked) != before
 
 
+@pytest.mark.parametrize("size", [3, 4000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+def test_a_small_tensor_and_a_large_one_are_told_from_what_they_were(size, dtype):
+    tensor = torch.zeros(size, dtype=dtype)
+    before = fingerprint({"t": {"x": tensor}})
+    tensor[-1] = 1
+    assert fingerprint({"t": {"x": tensor}}) != before
+    tensor[-1] = 0
+    assert fingerprint({"t": {"x": tensor}}) == before
+
+
+def test_a_value_of_another_type_or_shape_is_another_one():
+    kinds = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.zeros(4, dtype=torch.int16)]
+    assert len({fingerprint({"t": {"x": one}}) for one in kinds}) == 4
+
+
 def test_all_kinds_of_tensors_have_one():
     kinds = [torch.float64, torch.bfloat16, torch.complex64, torch.bool, torch.uint8, torch.float8_e4m3fn]
     for dtype in kinds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 import torch
 
@@ -25,6 +26,21 @@ def test_each_difference_is_one_line():
         f"torch: was 2.6.0, is {torch.__version__}; the bits may differ from here on",
         "the git commit of the code was aaaaaaaaaa and is bbbbbbbbbb",
     ]
+
+
+def test_a_script_that_was_changed_without_a_commit_is_said_and_a_notebook_is_not(tmp_path, monkeypatch):
+    script = tmp_path / "train.py"
+    script.write_text("lr = 0.1")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    then = describe()
+    assert differences(then, describe()) == []
+    script.write_text("lr = 0.2")
+    changed = "the script was changed since then: what it computes may be something else from here on"
+    assert differences(then, describe()) == [changed]
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    assert differences({**then, "git": None}, {**describe(), "git": None}) == []
+    del then["script"]  # a snapshot of an older rekindle
+    assert differences({**then, "git": None}, {**describe(), "git": None}) == []
 
 
 def test_the_recorded_number_of_threads_is_taken_over():

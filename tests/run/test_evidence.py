@@ -85,6 +85,25 @@ def test_a_life_is_read_back_event_by_event(tmp_path):
     assert not life.troubles
 
 
+@pytest.mark.parametrize(("clears", "left"), [("after", set()), ("before", set()), ("never", {"0.weight", "0.bias"})])
+def test_gradients_that_were_added_to_those_of_the_step_before_are_told_from_new_ones(tmp_path, clears, left):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tracked, recorder = {"judge": model, "judges": optimizer}, Recorder(str(tmp_path / "evidence"))
+    for step in range(2):
+        recorder.batch(0, 0, step, None, torch.ones(1), tracked)
+        if clears == "before":
+            optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+        if clears == "after":
+            optimizer.zero_grad()
+        recorder.step(step + 1, 0, tracked, sys._getframe())
+    first, second = read_life(str(tmp_path / "evidence")).steps
+    assert "left" not in first.update["judges"]
+    assert set(second.update["judges"].get("left", {})) == {f"judge.{name}" for name in left}
+
+
 def test_a_line_torn_by_a_kill_is_forgotten_at_every_cut(tmp_path):
     Job(tmp_path / "whole").train(2)
     data = (tmp_path / "whole").read_bytes()

@@ -9,6 +9,7 @@ import pytest
 
 from rekindle.run.evidence import Life, read_life
 from rekindle.run.first_difference import first_difference, left_behind, suspects_at_step
+from rekindle.run.verdict import KilledLife, Proof, as_json
 
 
 def life(tmp_path: Path, *events: dict) -> Life:
@@ -85,6 +86,28 @@ def test_a_global_counter_outside_the_state_is_named(tmp_path):
     assert found.details == (("model.fc.weight", "d3", "x3"),)
     (suspect,) = found.suspects
     assert (suspect.name, suspect.place, suspect.straight, suspect.killed) == ("COUNTER", "train.py", "2", "0")
+
+
+def test_gradients_left_by_the_step_before_are_the_cause_before_any_name(tmp_path):
+    def leaving(number, names):
+        event = step(number, gradient="sum", names=names)
+        event["update"]["optimizer"]["left"] = {"judge.weight": "1", "judge.bias": "2"}
+        return event
+
+    events = [
+        one for number in range(4) for one in (batch(number), leaving(number + 1, {"x in train.py": str(number)}))
+    ]
+    alone = [batch(2), step(3, gradient="alone"), batch(3), step(4, gradient="alone")]
+    found = first_difference(life(tmp_path, *events), [life(tmp_path, *events), life(tmp_path, *alone)])
+    assert (found.aspect, found.step, found.resumed_from) == ("gradients", 3, 2)
+    assert found.left == ("judge.bias", "judge.weight")
+    proof = Proof(("train",), 4, 1.0, (KilledLife("finished", "", 2, 4, 0, 1.0),), 2, (), 1, 1, 1, first=found)
+    words = as_json(proof)["first"]
+    assert words["so"] == "it added to gradients that the step before had left in `judge`; no snapshot holds gradients"
+    assert list(words["do"]) == [
+        "clear them before backward(): optimizer.zero_grad()",
+        "or have no other loss leave any there: requires_grad_(False) on `judge` while it goes backward",
+    ]
 
 
 def test_a_clock_that_differs_between_two_fresh_lives_is_no_suspect(tmp_path):

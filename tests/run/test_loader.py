@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +123,78 @@ def test_tensors_come_as_the_default_collate_function_makes_them(workers, drop_l
             assert torch.equal(a, b)
 
 
+class Sentences(Dataset):
+    """Each of a length of its own."""
+
+    def __len__(self) -> int:
+        return 23
+
+    def __getitem__(self, index):
+        return torch.arange(index % 5 + 1), index
+
+
+def padded(items, fill, length):
+    """Collate to `length`, with `fill` where a sentence is over."""
+    whole = torch.full((len(items), length), fill)
+    for row, (words, _) in enumerate(items):
+        whole[row, : len(words)] = words
+    return whole, torch.tensor([index for _, index in items])
+
+
+class Padded:
+    def __init__(self, fill, length):
+        self.fill, self.length = fill, length
+
+    def __call__(self, items):
+        return padded(items, self.fill, self.length)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "collate",
+    [partial(padded, fill=-1, length=6), Padded(-1, 6), lambda items: padded(items, -1, 6)],
+    ids=["partial", "object", "lambda"],
+)
+def test_a_collate_function_may_have_parameters(collate, workers):
+    context = "fork" if workers else None  # no other can be given a lambda
+    one = loader(Sentences(), collate_fn=collate, num_workers=workers, multiprocessing_context=context)
+    key = one.pass_key(0, (0,))
+    batches = list(one.batches(key))
+    assert [tuple(words.shape) for words, _ in batches] == [(4, 6)] * 5 + [(3, 6)]
+    for words, indices in batches:
+        for row, index in zip(words.tolist(), indices.tolist(), strict=True):
+            assert row == [*range(index % 5 + 1), *[-1] * (5 - index % 5)]
+    assert flat(one.batches(key, 12)) == flat(batches)[3:]
+
+
 def test_a_part_of_tensors_comes_like_the_same_part_sample_by_sample():
     part = Subset(TensorDataset(torch.randn(30, 2), torch.arange(30)), [3, 9, 27, 4, 1])
     fast = loader(part, batch_size=2)
     slow = loader(part, batch_size=2, collate_fn=torch.utils.data.default_collate)
     assert flat(fast) == flat(slow)
     assert sorted(index for batch in flat(fast) for index in batch[1]) == [1, 3, 4, 9, 27]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="it is about machines without a GPU")
+@pytest.mark.parametrize("data", [TensorDataset(torch.arange(23.0)), Drawing()], ids=["tensors", "samples"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_memory_means_nothing_without_a_gpu(data, workers):
+    """A loop that was written for a GPU runs on a laptop; a warning would be an error here."""
+    asked = loader(data, pin_memory=True, num_workers=workers)
+    assert flat(asked) == flat(loader(data, pin_memory=False))
+
+
+def test_with_a_gpu_what_lies_on_the_processor_is_pinned_and_nothing_else(monkeypatch):
+    pinned = []
+    monkeypatch.setattr("rekindle.run.loader._can_pin", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    list(loader(TensorDataset(torch.ones(8, 2), torch.ones(8))))
+    assert len(pinned) == 4  # two tensors in each of two batches
+    list(loader(TensorDataset(torch.ones(8, 2, device="meta"))))  # as one that lies on the GPU
+    list(loader())  # samples that may lie anywhere
+    assert len(pinned) == 4
+    assert loader(num_workers=2)._make_torch_loader(persistent=False).pin_memory
+    assert loader(pin_memory=True)._make_torch_loader(persistent=False).pin_memory
 
 
 def test_a_data_set_that_fetches_batches_is_asked_for_batches():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 
 import pytest
 
 from rekindle.errors import ConfigError
 from rekindle.run.policy import BestRule, SaveEvery, parse_best, parse_save_every
+from rekindle.store.find import newest_good
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,53 @@ def test_equal_is_no_improvement_and_nan_never_is():
     assert not rule.improves(1.0, 1.0)
     assert not rule.improves(math.nan, None)
     assert BestRule("x", "max").improves(2.0, 1.0)
+
+
+@pytest.mark.parametrize("full_disk", [False, True])
+def test_the_only_snapshot_that_holds_is_never_deleted(tmp_path, monkeypatch, full_disk):
+    """Two of three are damaged, and a later life is to keep one: what it went on from stays until others hold."""
+    torch = pytest.importorskip("torch")
+    import rekindle as rk
+
+    folder = tmp_path / "run"
+
+    def live(epochs, watch=lambda: None, **settings):
+        with rk.Run(folder, seed=0, save_every="2 steps", tensorboard=False, progress=False, **settings) as run:
+            model = torch.nn.Linear(64, 64)
+            run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+            for _ in run.epochs(epochs):
+                for x in run.batches([torch.ones(1, 64)] * 2):
+                    run.backward(model(x).square().mean())
+                    run.update()
+                    run.step()
+                    watch()
+        return run
+
+    def that_hold():
+        found = sorted((folder / "snapshots").glob("step-*"))
+        return [int(path.name[5:]) for path in found if not rk.verify(path).damaged]
+
+    live(3, keep_last=3)
+    assert that_hold() == [2, 4, 6]
+    for step in (4, 6):
+        weights = folder / "snapshots" / f"step-0000000{step}" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-5] ^= 1
+        weights.write_bytes(content)
+    assert that_hold() == [2]
+    seen = []
+    if full_disk:
+
+        def fails(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fails)
+            with pytest.raises(OSError, match="No space left"):
+                live(6, keep_last=1)
+        assert that_hold() == [2]
+    run = live(6, keep_last=1, watch=lambda: seen.append(newest_good(folder).step))
+    assert run.steps_done == 12
+    assert seen[0] == 2
+    assert None not in seen
+    assert that_hold() == [10, 12]

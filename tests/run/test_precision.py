@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -100,6 +103,26 @@ def test_an_update_divides_clips_steps_and_schedules():
     values, _ = stepped(Updater("fp32", CPU), [3.0, 4.0], clip_norm=1.0)
     assert values == pytest.approx([-0.6, -0.8], rel=1e-4)
     assert stepped(Updater("fp32", CPU), [3.0, -4.0], clip_value=2.0)[0] == [-2.0, 2.0]
+
+
+@pytest.mark.parametrize("bound", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
+def test_a_bound_that_leaves_no_gradient_or_turns_it_round_is_refused(name, bound):
+    with pytest.raises(ConfigError, match=rf"run\.update\({name}={bound!r}\): gradients cannot be clipped to that"):
+        stepped(Updater("fp32", CPU), [3.0, 4.0], **{name: bound})
+
+
+def test_an_optimizer_that_needs_a_closure_says_what_to_call_instead():
+    parameter = nn.Parameter(torch.ones(1))
+    updater = Updater("fp32", CPU)
+    updater.backward(parameter.square().sum(), 1)
+    with pytest.raises(RunError) as caught:
+        updater.update([torch.optim.LBFGS([parameter])], [])
+    assert str(caught.value) == (
+        "run.update() cannot step LBFGS\n"
+        "  why     it computes the loss anew several times in each step, and asks for a function that does so\n"
+        "  do      optimizer.step(closure) in the place of run.backward and run.update; run.step() after it as ever"
+    )
 
 
 @pytest.fixture
@@ -284,6 +307,39 @@ def test_o3_has_everything_in_half(tmp_path):
     assert {v["exp_avg"].dtype for v in optimizer.state.values()} == {torch.bfloat16}
 
 
+@dataclasses.dataclass
+class Answer:
+    scores: torch.Tensor
+    last: torch.Tensor
+    kind: str = "logits"
+
+
+class Reader(nn.Module):
+    """Takes sentences of a length each, and answers with a dataclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, batch):
+        _, (last, _) = self.lstm(batch["words"])
+        assert batch["about"].scores.dtype == last.dtype
+        return Answer(self.head(last[0] + batch["about"].scores), last)
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_half_weights_take_and_give_nested_batches(tmp_path, level):
+    run = rk.Run(tmp_path / "run", seed=1, precision=level, tensorboard=False, save_every=None)
+    model = run.prepare(Reader())
+    words = nn.utils.rnn.pack_sequence([torch.randn(3, 3), torch.randn(2, 3)])
+    answer = model({"words": words, "about": Answer(torch.ones(4), torch.ones(1)), "labels": torch.tensor([0, 1])})
+    assert model.head.weight.dtype == torch.bfloat16
+    assert (answer.scores.dtype, answer.last.dtype, answer.kind) == (torch.float32, torch.float32, "logits")
+    assert words.data.dtype == torch.float32  # the loop's own batch stays as it was
+    run._shut()
+
+
 def test_a_plain_loop_steps_the_master_weights_too(tmp_path):
     plain = train(tmp_path / "one", precision="O2", plain=True)
     prepared = train(tmp_path / "two", precision="O2", clip_norm=None)
@@ -303,7 +359,7 @@ def test_a_master_starts_from_the_value_before_it_was_rounded(tmp_path):
 def test_a_master_weight_takes_the_whole_gradient_and_no_more(tmp_path, scaled):
     run = rk.Run(tmp_path / "run", seed=1, precision="O2", tensorboard=False, save_every=None, accumulate=2)
     if scaled:  # as on a GPU
-        run._updater.scaler = GradScaler("cpu", init_scale=256.0)
+        run._core.updater.scaler = GradScaler("cpu", init_scale=256.0)
     layer = nn.Linear(2, 1, bias=False)
     layer, optimizer = run.prepare(layer, torch.optim.SGD(layer.parameters(), lr=0.5))
     (master,) = optimizer.param_groups[0]["params"]
@@ -350,9 +406,9 @@ def test_scales_are_part_of_every_snapshot(tmp_path, fp16_here, monkeypatch):
     assert again.resumed_from is not None
     assert same(bits(model, optimizer), bits(model_again, optimizer_again))
     assert again.skipped_steps == run.skipped_steps
-    assert sorted(again._updater.scalers) == ["scaler", "scaler.0", "scaler.1"]
-    for name, scaler in run._updater.scalers.items():
-        assert again._updater.scalers[name].state_dict() == scaler.state_dict()
+    assert sorted(again._core.updater.scalers) == ["scaler", "scaler.0", "scaler.1"]
+    for name, scaler in run._core.updater.scalers.items():
+        assert again._core.updater.scalers[name].state_dict() == scaler.state_dict()
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert f'"skipped_steps": {run.skipped_steps}' in logs[0]
@@ -372,3 +428,76 @@ def test_another_precision_in_a_later_life_is_said_and_goes_on(tmp_path, fp16_he
     said = capsys.readouterr().err
     assert "precision was fp16, is fp32" in said
     assert "precision was fp32, is fp16" in said
+
+
+@pytest.mark.parametrize(
+    ("level", "line", "weights", "norm"),
+    [
+        ("O0", "precision O0 is float32 throughout", torch.float32, torch.float32),
+        ("O1", "precision O1 is float32 weights, autocast to bfloat16 in each step", torch.float32, torch.float32),
+        ("O2", "precision O2 is bfloat16 weights, BatchNorm and master weights", torch.bfloat16, torch.float32),
+        ("O3", "precision O3 is bfloat16 throughout", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_each_of_the_classic_levels_is_what_its_line_says(tmp_path, capsys, level, line, weights, norm):
+    run = rk.Run(tmp_path / "run", seed=0, precision=level, tensorboard=False)
+    assert f"rekindle: {line}" in capsys.readouterr().err
+    model = run.prepare(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    assert (model[0].weight.dtype, model[1].weight.dtype) == (weights, norm)
+    seen = []
+    model[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    with run.autocast():
+        model(torch.ones(4, 3))
+    assert seen == [torch.float32 if level == "O0" else torch.bfloat16]
+    run._shut()
+
+
+@pytest.mark.parametrize(("word", "off"), [("fp32", True), ("O0", True), ("bf16", False)])
+def test_switched_off_a_run_has_the_bits_of_the_plain_loop(tmp_path, word, off):
+    """The same batches and first weights, through a run and through torch alone."""
+
+    def fresh():
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+        return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+
+    with rk.Run(tmp_path / "run", seed=1, precision=word, tensorboard=False, progress=False) as run:
+        model, optimizer, scheduler = run.prepare(*fresh())
+        seen = []
+        for _ in run.epochs(2):
+            for (inputs,) in run.batches(run.loader(DATA, batch_size=8)):
+                seen.append(inputs.clone())
+                with run.autocast():
+                    loss = (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+                run.backward(loss)
+                run.update(clip_norm=0.5)
+                run.step()
+
+    plain, its_optimizer, its_scheduler = fresh()
+    for inputs in seen:
+        (plain(inputs) - inputs.sum(1, keepdim=True)).square().mean().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        its_optimizer.step()
+        its_scheduler.step()
+        its_optimizer.zero_grad()
+    assert len(seen) == 12
+    assert same(bits(model, optimizer), bits(plain, its_optimizer)) is off
+    assert its_scheduler.get_last_lr() == scheduler.get_last_lr()
+    state = json.loads((max((tmp_path / "run" / "snapshots").iterdir()) / "state.json").read_text())
+    assert "scaler" not in json.dumps(state)
+
+
+@pytest.mark.parametrize("word", ["fp32", "fp16"])
+def test_a_run_clips_gradients_by_their_true_size_in_every_precision(tmp_path, fp16_here, word):
+    run = rk.Run(tmp_path / "run", seed=1, precision=word, tensorboard=False, save_every=None)
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    model, _ = run.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    for _ in run.epochs(1):
+        run.backward((model.weight * torch.tensor([0.3, 0.4])).sum())
+        assert model.weight.grad.norm().item() == pytest.approx(0.5 * (65536 if word == "fp16" else 1))
+        run.update(clip_norm=0.25)
+        run.step()
+    assert model.weight.tolist()[0] == pytest.approx([-0.15, -0.2], rel=1e-4)
+    run._shut()

@@ -100,6 +100,16 @@ def test_a_stream_that_breaks_does_not_end_the_training():
     display.close()
 
 
+def test_with_stderr_closed_nothing_is_shown_and_stdout_stays_clean(monkeypatch, capsys):
+    """`python train.py 2>&-`: Python has None in its place, and `print(file=None)` prints to stdout."""
+    monkeypatch.setattr(sys, "stderr", None)
+    display = ProgressDisplay(2)
+    display.note("nobody reads this")
+    display.update(epoch=0, batch=1, batches=2)
+    display.close()
+    assert capsys.readouterr().out == ""
+
+
 SCRIPT = """
 import sys
 from rekindle.run.progress import ProgressDisplay

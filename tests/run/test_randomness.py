@@ -8,6 +8,7 @@ import itertools
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from rekindle.run.randomness import key_of, preserved, sample_key, seed_all, seed_globals, seed_sample
@@ -24,6 +25,20 @@ def test_the_same_key_gives_the_same_draws_whatever_was_drawn_before():
         torch.randn(7), np.random.randn(3), random.gauss(0, 1)
         seed(12345678901234567890)
         assert drawn() == first
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**32 + 5, 2**64 - 1])
+def test_seeding_the_quick_way_is_what_the_libraries_own_calls_do(key):
+    random.seed(key)
+    np.random.seed(key & 0xFFFFFFFF)
+    torch.manual_seed(key)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    for seed in (seed_globals, seed_sample):
+        random.gauss(0, 1), np.random.randn(), torch.randn(())
+        seed(key)
+        assert random.getstate() == states[0]
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))
+        assert torch.equal(torch.get_rng_state(), states[2])
 
 
 def test_a_normal_draw_that_was_kept_back_does_not_survive_seeding():

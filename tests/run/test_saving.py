@@ -217,7 +217,9 @@ def test_the_state_is_held_once_more_and_no_more(begin):
     for _ in range(4):
         step(run, model)
         run._core.saver.settle(run.note)
-        places.add(tuple(copy.data_ptr() for key, copy in run._core.saver._captured.buffers.items() if key[0][0] == "m"))
+        places.add(
+            tuple(copy.data_ptr() for key, copy in run._core.saver._captured.buffers.items() if key[0][0] == "m")
+        )
     assert len(places) == 1
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -84,3 +87,48 @@ def test_a_longer_schedule_is_taken_from_there_on_and_noticed():
 def test_values_that_cannot_be_meant_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         rk.schedule(optimizer(1.0), **settings)
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+def rates_of(folder, name, *, die_at=None, **settings):
+    """Train with a schedule, logging every step; return the learning rates that were recorded."""
+    run = rk.Run(folder, seed=0, save_every="3 steps", tensorboard=False, progress=False)
+    try:
+        net = torch.nn.Linear(2, 1)
+        sgd = torch.optim.SGD(net.parameters(), lr=0.4)
+        net, sgd, _ = run.prepare(net, sgd, rk.schedule(sgd, name, **settings))
+        data = torch.utils.data.TensorDataset(torch.ones(20, 2))
+        for _ in run.epochs(2):
+            for (inputs,) in run.batches(run.loader(data, batch_size=2)):
+                run.backward(net(inputs).square().mean())
+                run.update()
+                run.step()
+                run.log()
+                if run.steps_done == die_at:
+                    raise Killed
+        run.close()
+    finally:
+        run._shut()
+    return [json.loads(line)["lr"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("constant", {}, lambda _: 1.0),
+        ("linear", {"total": 20}, lambda n: 1 - (n - 4) / 16),
+        ("cosine", {"total": 20}, lambda n: (1 + math.cos(math.pi * (n - 4) / 16)) / 2),
+        ("step", {"every": 6}, lambda n: 0.1 ** ((n - 4) // 6)),
+    ],
+)
+def test_each_schedule_is_recorded_and_goes_on_after_a_kill_to_the_bit(tmp_path, name, settings, expected):
+    whole = rates_of(tmp_path / "whole", name, warmup=4, **settings)
+    assert whole[:4] == pytest.approx([0.2, 0.3, 0.4, 0.4])  # after each of the first updates: what the next one takes
+    assert whole[3:] == pytest.approx([0.4 * expected(n) for n in range(4, 21)], abs=1e-12)
+    for death in (2, 8, 14):
+        with pytest.raises(Killed):
+            rates_of(tmp_path / "cut", name, die_at=death, warmup=4, **settings)
+    assert rates_of(tmp_path / "cut", name, warmup=4, **settings) == whole

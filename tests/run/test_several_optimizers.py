@@ -76,6 +76,45 @@ def test_the_learning_rate_of_each_is_recorded_by_name(tmp_path):
     assert last["lr_optimizer_2"] == pytest.approx(0.05 * 10 / 40)
 
 
+def look_at_each_other(folder, *, clears=False, die_at=None, **settings):
+    """As a GAN is mostly written: the second loss leaves gradients in the net that the first one trains."""
+    with rk.Run(folder, seed=3, save_every="1 step", tensorboard=False, progress=False, **settings) as run:
+        one, two = nn.Linear(4, 4), nn.Linear(4, 1)
+        first, second = torch.optim.Adam(one.parameters(), lr=0.01), torch.optim.SGD(two.parameters(), lr=0.05)
+        one, two, first, second = run.prepare(one, two, first, second)
+        for _ in run.epochs(1):
+            for (inputs,) in run.batches(run.loader(DATA, batch_size=8)):
+                with run.autocast():
+                    loss = two(one(inputs).detach()).float().square().mean()
+                run.backward(loss, scaler="two")
+                run.update(second)
+                with run.autocast():
+                    loss = (two(one(inputs)).float() - 1).square().mean()
+                run.backward(loss, scaler="one")
+                run.update(first)
+                if clears:
+                    two.zero_grad()
+                run.step()
+                if run.steps_done == die_at:
+                    raise Killed
+    return [p.detach().clone() for p in (*one.parameters(), *two.parameters())]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "O2", "fp16"])
+def test_what_a_loss_leaves_with_the_other_optimizer_is_never_added_to_its_next_update(
+    tmp_path, precision, monkeypatch
+):
+    monkeypatch.setattr("rekindle.run.precision._NEED_GPU", ())  # slow on a processor, and right
+    cleared = look_at_each_other(tmp_path / "cleared", clears=True, precision="fp32")
+    whole = look_at_each_other(tmp_path / "whole", precision=precision)
+    with pytest.raises(Killed):
+        look_at_each_other(tmp_path / "cut", die_at=3, precision=precision)
+    cut = look_at_each_other(tmp_path / "cut", precision=precision)
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+    if precision == "fp32":
+        assert all(torch.equal(a, b) for a, b in zip(whole, cleared, strict=True))
+
+
 def gan(folder):
     words = [sys.executable, str(ROOT / "examples" / "gan.py"), str(folder)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

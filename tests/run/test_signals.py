@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -69,3 +70,11 @@ def test_a_handler_that_somebody_put_on_top_stays(watch):
     watch.close()
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+def test_with_stderr_closed_nothing_is_written_to_its_number(watch, monkeypatch, capfd):
+    """After `2>&-` the number 2 is that of the first file that is opened: the run's own lock."""
+    monkeypatch.setattr(sys, "stderr", None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert watch.requested == signal.SIGTERM
+    assert capfd.readouterr().err == ""

@@ -26,8 +26,8 @@ def test_the_same_process_cannot_hold_it_twice_and_is_told_so(tmp_path):
     with hold(tmp_path) as run:
         with pytest.raises(RunLocked) as caught:
             hold(tmp_path)
-        assert "this very process, through another Run" in caught.value.why
-        assert caught.value.do == "close the other Run first"
+        assert "this process writes this run already" in caught.value.what
+        assert caught.value.do.startswith("call run.close() on that one first")
         run.require()
     hold(tmp_path).release()
 

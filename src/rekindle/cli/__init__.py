@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 fine, 1 the answer is no, 2 could not be done, 130 interrupted; `scan` adds 3. A run that was asked to stop
         by SIGTERM or SIGUSR1 gives 75, a reader that closed our pipe 141.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that knows few characters is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -79,6 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_unforeseen(error, name)
         return NOT_DONE
     return code
+
+
+def _open_what_is_closed() -> None:
+    """Have stdout and stderr lead nowhere where they were closed (`2>&-`).
+
+    Python has None in their place, which `print` takes for stdout: words meant for people would stand in the JSON.
+    Their numbers are taken as well, so that no file that is written later gets what a library says on number 2.
+    """
+    while sys.stdout is None or sys.stderr is None:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
 
 
 def command_names() -> list[str]:

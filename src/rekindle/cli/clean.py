@@ -16,7 +16,7 @@ EXAMPLE = "rekindle clean runs --keep-last 2"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("folder", metavar="DIR", help="a run, or a folder of runs")
+    parser.add_argument("folder", nargs="?", default="runs", metavar="DIR", help="a run, or a folder of runs (runs)")
     parser.add_argument("--keep-last", type=int, metavar="N", help="let older snapshots go than the newest N that hold")
     parser.add_argument("--keep-every", type=int, metavar="K", help="of these, keep those at multiples of K steps")
     parser.add_argument("--keep-best", metavar="METRIC", help="keep the best by a metric; min:METRIC for the least")

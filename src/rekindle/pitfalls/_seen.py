@@ -180,6 +180,7 @@ class Seen:
         drew_in_eval: name of the layer and the user's line where dropout worked in eval mode.
         moved_outside: norms whose statistics moved in the part of an epoch that made no update.
         dropping_outside: layers that were in training mode while no gradients were recorded.
+        unscheduled: optimizers that a schedule was made for which the run does not track.
         carried: the optimizer before whose update gradients were still those of the update before.
         raised: words of what the model or the loss raised.
     """
@@ -207,6 +208,7 @@ class Seen:
     drew_in_eval: tuple[tuple[str, str], ...] = ()
     moved_outside: tuple[str, ...] = ()
     dropping_outside: tuple[str, ...] = ()
+    unscheduled: tuple[str, ...] = ()
     carried: str = ""
     raised: tuple[str, str, str] | None = None
     places: Mapping[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
@@ -51,7 +54,7 @@ from rekindle.pitfalls._seen import Call, Gradient, Loss, Samples, Seen
 from rekindle.render import finding_lines
 
 if TYPE_CHECKING:
-    from rekindle.run.loop import Run
+    from rekindle.run.core import Core
 
 __all__ = ["Watch"]
 
@@ -101,7 +104,7 @@ class Watch:
         """Remember a loader of the run."""
         self._loaders.append(weakref.ref(loader))
 
-    def begin_loop(self, run: Run, loop: Any, source: Any, batch: Any) -> None:
+    def begin_loop(self, run: Core, loop: Any, source: Any, batch: Any) -> None:
         """Look at the first batch of a loop."""
         with self._silently():
             if not torch.is_grad_enabled():
@@ -113,7 +116,7 @@ class Watch:
             self._batch_size = int(first.shape[0]) if first is not None and first.dim() else None
             self._look_at_order(run.epoch, source, first)
 
-    def look(self, run: Run, frame: FrameType) -> None:
+    def look(self, run: Core, frame: FrameType) -> None:
         """Look at the update that was just made, and at what its loop holds."""
         self.due = False
         with self._silently():
@@ -128,16 +131,16 @@ class Watch:
                 seen.calls = _call_of(seen)
                 self._say(run, seen)
 
-    def end_loop(self, run: Run, loop: Any) -> None:
+    def end_loop(self, run: Core, loop: Any) -> None:
         """Note the counters of norms where a loop that made updates ends."""
         if not self._is_looked_at(run.epoch) or loop.around is not None:
             return
-        steps = run._steps_done  # noqa: SLF001 - the run's own watch
+        steps = run.steps_done
         if self._counters is None or self._counters[0] != steps:
             with self._silently():
                 self._counters = (steps, self._count_norms(run))
 
-    def end_epoch(self, run: Run) -> None:
+    def end_epoch(self, run: Core) -> None:
         """Look back at an epoch."""
         if not self._is_looked_at(run.epoch):
             return
@@ -173,11 +176,11 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self.failed = error
 
-    def _models(self, run: Run) -> dict[str, nn.Module]:
+    def _models(self, run: Core) -> dict[str, nn.Module]:
         """Return the tracked models that a tracked optimizer trains, by the names that they are tracked under."""
         held = held_by(self._optimizers())
-        halves = run._updater.weights is not None  # noqa: SLF001 - as above: optimizers then hold copies
-        tracked = run._tracked  # noqa: SLF001 - as above
+        halves = run.updater.weights is not None  # optimizers then hold copies
+        tracked = run.tracked.objects
         return {
             name: bare_model(value)
             for name, value in tracked.items()
@@ -190,10 +193,10 @@ class Watch:
         alive = (eye.optimizer() for eye in self._eyes.values())
         return [optimizer for optimizer in alive if optimizer is not None]
 
-    def _seen(self, run: Run, name: str, model: nn.Module) -> Seen:
+    def _seen(self, run: Core, name: str, model: nn.Module) -> Seen:
         names, optimizers = _names(model), self._optimizers()
-        held = None if run._updater.weights is not None else held_by(optimizers)  # noqa: SLF001 - as above
-        called = {id(value): key for key, value in run._tracked.items()}  # noqa: SLF001 - as above
+        held = None if run.updater.weights is not None else held_by(optimizers)
+        called = {id(value): key for key, value in run.tracked.objects.items()}
         seen = Seen(
             model=name,
             layers=layers_of(model),
@@ -203,7 +206,7 @@ class Watch:
             dropping_outside=self._dropping,
             is_training=True,
         )
-        tracked = run._tracked.values()  # noqa: SLF001 - as above
+        tracked = run.tracked.objects.values()
         ours = {id(one) for value in tracked if isinstance(value, nn.Module) for one in value.parameters()}
         if held is not None:
             seen.strangers = tuple(tuple(one.shape) for key, one in held.items() if key not in ours)
@@ -215,6 +218,8 @@ class Watch:
                 continue
             eye, known = self._eyes[id(optimizer)], called.get(id(optimizer), "optimizer")
             seen.groups += tuple(groups_of(known, optimizer))
+            if "initial_lr" in optimizer.param_groups[0] and not _is_scheduled(run, optimizer):
+                seen.unscheduled += (known,)
             seen.elsewhere += state_elsewhere(optimizer, names)
             gradients |= {names[key]: value for key, value in eye.gradients.items() if key in names}
             seen.updates = {**seen.updates, known: eye.ratio}
@@ -246,7 +251,7 @@ class Watch:
                     self._samples[id(dataset)] = known
         return self._samples[id(dataset)]
 
-    def _look_outside(self, run: Run) -> None:
+    def _look_outside(self, run: Core) -> None:
         """Look for layers that behave as in training while no gradients are recorded."""
         for model in self._models(run).values():
             layers = layers_of(model)
@@ -274,7 +279,7 @@ class Watch:
             self._frozen_order = "sampler" if isinstance(sampler, DistributedSampler) else "generator"
 
     def _look_at_losses(
-        self, run: Run, local: Mapping[str, Any], model: nn.Module, *, is_moment: bool
+        self, run: Core, local: Mapping[str, Any], model: nn.Module, *, is_moment: bool
     ) -> tuple[Loss, ...]:
         names = _names(model)
         found: list[Loss] = []
@@ -298,7 +303,7 @@ class Watch:
             if len(history) >= 3 and history[-3] < history[-2] < history[-1]:
                 yield name, 0 if is_sum else count, place
 
-    def _count_norms(self, run: Run) -> dict[str, int]:
+    def _count_norms(self, run: Core) -> dict[str, int]:
         """Return how many batches each norm has learned from."""
         counts = {}
         for name, model in self._models(run).items():
@@ -308,17 +313,17 @@ class Watch:
                     counts[f"{name}.{key}"] = int(tracked)
         return counts
 
-    def _moved(self, run: Run) -> tuple[str, ...]:
+    def _moved(self, run: Core) -> tuple[str, ...]:
         """Return the norms that moved since the loop ended, if no update was made since."""
         if self._counters is None:
             return ()
         (steps, before), self._counters = self._counters, None
-        if steps != run._steps_done:  # noqa: SLF001 - as above
+        if steps != run.steps_done:
             return ()
         now = self._count_norms(run)
         return tuple(name for name, count in before.items() if now.get(name, 0) > count)
 
-    def _say(self, run: Run, seen: Seen) -> None:
+    def _say(self, run: Core, seen: Seen) -> None:
         for finding in find_pitfalls(seen):
             if finding.code not in self._said and finding.severity.rank <= Severity.WARNING.rank:
                 self._said.add(finding.code)
@@ -465,6 +470,18 @@ def _call_of(seen: Seen) -> tuple[Call, ...]:
         ):
             return (Call("cross_entropy", (), (), "int64", classes=shape[0]),)
     return ()
+
+
+def _is_scheduled(run: Core, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a schedule of this optimizer is tracked, or something that may hold one: a class that nobody knows."""
+    known = (nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Generator, GradScaler, dict, random.Random)
+    for value in run.tracked.objects.values():
+        if isinstance(value, LRScheduler):
+            if value.optimizer is optimizer:
+                return True
+        elif not isinstance(value, known) and not type(value).__module__.startswith(("numpy.", "rekindle.")):
+            return True
+    return any(isinstance(value, Mapping) and "last_epoch" in value for value in run.state.values())
 
 
 def _locals_of(frame: FrameType) -> dict[str, Any]:

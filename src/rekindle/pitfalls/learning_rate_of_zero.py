@@ -24,16 +24,16 @@ def check(seen: Seen) -> Iterator[Finding]:
             continue
         if not seen.rates and group.base is not None and group.base > _NOTHING:
             continue
-        yield _finding(seen, group)
+        yield _finding(seen, group, max(rates))
 
 
-def _finding(seen: Seen, group: Group) -> Finding:
+def _finding(seen: Seen, group: Group, rate: float) -> Finding:
     alone = len([one for one in seen.groups if one.optimizer == group.optimizer]) == 1
     which = group.optimizer if alone else f"{group.optimizer}, group {group.number}"
     for_how_long = " for a whole epoch" if seen.is_epoch_over else ""
     return found(
         (CODE, NAME),
-        f"the learning rate of {which} is {group.rate:g}{for_how_long} ({group.trained} parameters)",
+        f"the learning rate of {which} is {rate:g}{for_how_long} ({group.trained} parameters)",
         why=WHY.format(whom="the model" if alone else "them"),
         do=DO.format(number=group.number),
     )

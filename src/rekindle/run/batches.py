@@ -18,19 +18,23 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
 from rekindle.devices.move import to_device
 from rekindle.errors import RunError, StateMismatch
+from rekindle.run.boundary import arrive, begin_batch, finish_loop, is_due
+from rekindle.run.core import Core
+from rekindle.run.leaving import leave_where_it_waits
 from rekindle.run.loader import Loader, Share
+from rekindle.run.marks import is_unchanged, way_back
 from rekindle.run.randomness import key_of, sample_key, seed_globals
 from rekindle.run.signals import Leaving
 from rekindle.run.workers import dead_worker, shield, starting_workers, watch
 
 if TYPE_CHECKING:
-    from rekindle.run.loop import Run
     from rekindle.run.places import Loop
 
 __all__ = ["Batches"]
@@ -40,13 +44,13 @@ class Batches:
     """An iterator over the batches of one loop, from where the run goes on.
 
     Args:
-        run: whose position it moves.
+        core: the run, whose position it moves.
         source: what is walked over.
     """
 
-    def __init__(self, run: Run, source: Any) -> None:
+    def __init__(self, core: Core, source: Any) -> None:
         """Take the loop's place; nothing is fetched yet."""
-        self._run = run
+        self._core = core
         self._source = source
         self._own = source if isinstance(source, Loader) else None
         self.stateful = self._own is None and _keeps_its_state(source)
@@ -57,25 +61,31 @@ class Batches:
         # Samples dealt out, and batches of all processes counted, before their size changed for the last time.
         self._before, self._counted = 0, 0
         length = _length_of(source)
-        if run.accumulate > 1 and length is None:
+        if core.settings.accumulate > 1 and length is None:
             raise RunError(
-                f"accumulate={run.accumulate} needs a loader that knows its number of batches",
+                f"accumulate={core.settings.accumulate} needs a loader that knows its number of batches",
                 why="the loss of the last, shorter window of an epoch is divided by its true length",
                 do=f"give {type(source).__name__} a __len__, or accumulate in the loop itself",
             )
-        self.loop: Loop = run.places.open(self, length)
+        self.loop: Loop = core.places.open(self, length)
         self._check_shape()
-        if self._own is None and run.world_size > 1:
-            run.note(
+        if self._own is None and core.world_size > 1:
+            core.note(
                 f"every rank walks over its own {type(source).__name__}; run.loader(dataset, ...) deals samples out",
                 once=True,
             )
         path = self.loop.path
         self._key = (
-            key_of(run.seed, "batches", run.epoch, *path) if self._own is None else self._own.pass_key(run.epoch, path)
+            key_of(core.seed, "batches", core.epoch, *path)
+            if self._own is None
+            else self._own.pass_key(core.epoch, path)
         )
         # With a fixed number of shards a step is known by its shard, whoever computes it.
-        self._step_key = key_of(run.seed, "batch", self._key, 0 if run.is_elastic else run.rank)
+        # What is the same for each batch is asked once.
+        self._is_elastic = core.settings.elastic is not None
+        self._takes_part = core.company is not None or self._is_elastic
+        self._is_shared = self._own is not None and not self._own.deal.is_whole
+        self._step_key = key_of(core.seed, "batch", self._key, 0 if self._is_elastic else core.rank)
 
     def __iter__(self) -> Batches:
         """Return itself."""
@@ -93,18 +103,20 @@ class Batches:
 
     def __next__(self) -> Any:
         """Hand out the next batch, after what is due at a boundary was done."""
-        run, loop, signals = self._run, self.loop, self._run.signals
+        core, loop = self._core, self.loop
+        signals, places = core.signals, core.places
         # Nothing here may be dear: this is what each step of a training pays.
-        if run.places.replaying or (run._clean and (run._is_due() or signals.requested is not None)):  # noqa: SLF001 - the two halves of one machine
-            run._arrive(loop)  # noqa: SLF001 - as above
+        if places.replaying or (core.clean and (is_due(core) or signals.requested is not None)):
+            arrive(core, loop)
         if loop.finished:
             if not self._ended:  # it came to its end in an earlier life
                 self._end()
             raise StopIteration
-        signals.interruptible = run._clean if run._mark is None else run._may_leave  # noqa: SLF001 - as above
+        signals.interruptible = core.clean if core.mark is None else partial(is_unchanged, core)
+        signals.patient = (core.behind is not None or loop.delivered == loop.length) and core.is_finishing(loop)
         try:
-            if signals.requested is not None:
-                run._leave_where_it_waits(loop)  # noqa: SLF001 - as above
+            if signals.requested is not None and not signals.hold():
+                leave_where_it_waits(core, loop)
             if self._iterator is None:
                 self._iterator = self._start()
             if self._may_draw:
@@ -116,34 +128,42 @@ class Batches:
             self._end()
             raise
         except Leaving:
-            run._leave_where_it_waits(loop)  # noqa: SLF001 - as above
+            leave_where_it_waits(core, loop)
             raise AssertionError("unreachable: leaving raises") from None
         except BaseException as error:
             signals.interruptible = False
-            dead = dead_worker(error, run._way_back())  # noqa: SLF001 - the two halves of one machine
+            dead = dead_worker(error, way_back(core))
             if dead is not None:
                 raise dead from error
             raise
-        position = run.places.deliver(loop)
-        run._clean = False  # noqa: SLF001 - as above
-        run._mark = None  # noqa: SLF001 - as above
-        if run.moves_batches:
-            batch = to_device(batch, run.device, non_blocking=True)
-        if not position and run.pitfalls is not None:
-            run.pitfalls.begin_loop(run, loop, self._source, batch)
-        share = self._share(position) if self._own is not None and not self._own.deal.is_whole else None
-        if run.takes_part:
-            run.begin_batch(share)
-        seed_globals(sample_key(self._step_key, position if not run.is_elastic else self._shard_number(position)))
-        if run.evidence is not None:
+        position = places.deliver(loop)
+        core.clean = False
+        core.mark = None
+        if core.moves_batches:
+            batch = to_device(batch, core.device, non_blocking=True)
+        if not position:
+            self._begin(batch)
+        share = self._share(position) if self._is_shared else None
+        if self._takes_part:
+            begin_batch(core, share)
+        seed_globals(sample_key(self._step_key, self._shard_number(position) if self._is_elastic else position))
+        if core.evidence is not None:
             known = self._own.indices_of(self._key, share or self._share(position)) if self._own else None
-            run.evidence.batch(run.epoch, self._number(), position, known, batch, run.tracked_now())
+            core.evidence.batch(core.epoch, self._number(), position, known, batch, core.tracked_now())
         return batch
+
+    def _begin(self, batch: Any) -> None:
+        """Look at what the loop begins with: mistakes that raise no error."""
+        core = self._core
+        if core.pitfalls is not None:
+            core.pitfalls.begin_loop(core, self.loop, self._source, batch)
+        if core.company is not None:
+            core.company.require_averaged()
 
     def _end(self) -> None:
         self._ended = True
         self._iterator = None
-        self._run._finish_loop(self.loop)  # noqa: SLF001 - the two halves of one machine
+        finish_loop(self._core, self.loop)
 
     def keep_state(self) -> None:
         """Have the loop's place hold what the loader wants kept."""
@@ -156,7 +176,7 @@ class Batches:
         if self._own is not None:
             start, part = self._spot(loop.delivered)
             return self._own.batches(self._key, start, part=part)
-        seed_globals(key_of(self._run.seed, "iterator", self._key))
+        seed_globals(key_of(self._core.seed, "iterator", self._key))
         if self.stateful and loop.state is not None:
             source.load_state_dict(loop.state)
         if isinstance(source, DataLoader):
@@ -186,7 +206,7 @@ class Batches:
         unsure = "the same samples come only from the same number of workers"
         if getattr(self._source, "persistent_workers", False):
             unsure += ", and never from persistent ones that draw at random"
-        self._run.note(
+        self._core.note(
             f"went through {count:,} batches of {type(self._source).__name__} again to get back to where the run was "
             f"({seconds:.1f} s); {unsure}, and from no generator of the data set's own. "
             "run.loader(dataset, ...) starts at any batch at once and depends on none of these",
@@ -206,7 +226,10 @@ class Batches:
         }
         if loader.global_batch_size is not None:
             shape["global_batch_size"] = loader.global_batch_size
-        saved, loop.state = loop.state, shape
+        saved, loop.state, loop.shape = loop.state, shape, dict(shape)
+        before = self._core.places.shape_before(loop.path)
+        if before is not None and (changed := _changes(shape, before)):
+            self._core.note(f"the loader changed since the epoch before: {changed}; the bits differ from here on")
         if saved is not None and loop.delivered and not loop.finished:
             self._require_same(shape, saved)
             self._go_on_dealing(loader, saved)
@@ -219,7 +242,9 @@ class Batches:
 
     def _go_on_dealing(self, loader: Loader, saved: Mapping[str, Any]) -> None:
         """Find where in the order the run was; its batches were of another size on another number of processes."""
-        size, parts = saved.get("size", saved.get("batch_size")), saved.get("parts", 1)
+        # "size" stands there only where a process had less than the whole batch, or the epoch was dealt out anew
+        size = saved.get("size") or saved.get("global_batch_size") or saved.get("batch_size")
+        parts = saved.get("parts", 1)
         self._before, self._counted = saved.get("before", 0), saved.get("counted", 0)
         if (size, parts) == (loader.deal.size, len(loader.deal.parts)):
             return
@@ -255,16 +280,11 @@ class Batches:
         return self._own
 
     def _require_same(self, shape: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-        names = ("samples", "batch_size", "global_batch_size", "shuffle", "drop_last")
-        changed = [
-            f"{name} was {saved.get(name)} and is {shape.get(name)}"
-            for name in names
-            if saved.get(name) != shape.get(name)
-        ]
+        changed = _changes(shape, saved)
         if not changed:
             return
         raise StateMismatch(
-            f"the run was interrupted inside an epoch, and its loader changed: {', '.join(changed)}",
+            f"the run was interrupted inside an epoch, and its loader changed: {changed}",
             why="batch numbers mean other samples now, so the epoch cannot be finished as it began",
             do="finish the run with the loader it began with, or begin a new run in another folder",
         )
@@ -273,6 +293,14 @@ class Batches:
         """Return the loop's path as one number, for the evidence; the loops of an epoch are 0, 1, 2..."""
         path = self.loop.path
         return path[0] if len(path) == 1 else key_of(0, "path", *path) >> 16
+
+
+def _changes(shape: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """Return what of a loader is not as it was, in words; "" for nothing."""
+    names = ("samples", "batch_size", "global_batch_size", "shuffle", "drop_last")
+    return ", ".join(
+        f"{name} was {saved.get(name)} and is {shape.get(name)}" for name in names if saved.get(name) != shape.get(name)
+    )
 
 
 def _keeps_its_state(source: Any) -> bool:

@@ -244,7 +244,8 @@ class Shelf:
         if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
             return None
         if value.dtype.kind not in "biufcSUMm" or type(value) not in {numpy.ndarray, value.dtype.type}:
-            raise StateMismatch(f"{path_text(path)}: a NumPy array of {value.dtype} cannot be saved")
+            kind = f"a NumPy array of {value.dtype}" if type(value) is numpy.ndarray else f"a {class_name(value)}"
+            raise StateMismatch(f"{path_text(path)}: {kind} cannot be saved")
         if isinstance(value, numpy.generic):
             return {"$scalar": value.dtype.str, "bytes": value.tobytes().hex()}
         key = self._free_key(file, ".".join(str(part) for part in path))
@@ -282,6 +283,12 @@ class Shelf:
     @staticmethod
     def _refuse(tensor: torch.Tensor, path: Path) -> None:
         where = path_text(path)
+        if tensor.is_nested:
+            raise StateMismatch(
+                f"{where}: a nested tensor cannot be saved",
+                why="its parts have shapes of their own",
+                do="keep a list of its parts: tensor.unbind()",
+            )
         if torch.nn.parameter.is_lazy(tensor):
             raise StateMismatch(
                 f"{where}: has no shape yet",
@@ -522,7 +529,11 @@ def _capture_object(name: str, value: Any, shelf: Shelf) -> ObjectEntry:
     state: object
     match kind:
         case "object":
-            state = value.state_dict()
+            try:
+                state = value.state_dict()
+            except Exception as error:
+                error.add_note(f"while asking {name}, a {class_name(value)}, for its state_dict")
+                raise
         case "torch.Generator":
             state = {"device": str(value.device), "state": value.get_state()}
         case "numpy.Generator":

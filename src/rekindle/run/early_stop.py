@@ -36,7 +36,7 @@ class Patience:
 
     def __init__(self, rule: BestRule, patience: int, min_delta: float) -> None:
         """Nothing was seen yet."""
-        self.rule, self.patience, self._min_delta = rule, patience, min_delta
+        self.rule, self.patience, self.min_delta = rule, patience, min_delta
         self.best: float | None = None
         self.since = 0
 
@@ -47,7 +47,7 @@ class Patience:
 
     def offer(self, value: float) -> None:
         """Look at the next value; NaN is never better."""
-        asked = self._min_delta if self.rule.mode == "max" else -self._min_delta
+        asked = self.min_delta if self.rule.mode == "max" else -self.min_delta
         if self.rule.improves(value, None if self.best is None else self.best + asked):
             self.best, self.since = value, 0
         else:

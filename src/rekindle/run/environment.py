@@ -1,11 +1,13 @@
 """What surrounds a run and decides its bits: versions, threads, kernels.
 
 The same code, data and seed give other bits on another version of torch, another number of threads or another kind of
-processor. So these are recorded in every snapshot and compared on resume; each difference is said in plain words.
+processor. So these are recorded in every snapshot and compared on resume; each difference is said in plain words. Of
+the code the git commit is recorded, and a digest of the script itself, which may have changed without a commit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -36,6 +38,7 @@ _WORDS = {
 }
 # These change what is computed on the way, not the meaning of a resume: worth no word.
 _SILENT = {"rekindle", "platform", "hostname"}
+_SCRIPT_LIMIT_BYTES = 16 * 1024**2
 
 
 def describe() -> dict[str, Any]:
@@ -60,6 +63,7 @@ def describe() -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "default_dtype": str(torch.get_default_dtype()),
         "git": git_commit(_script_folder()),
+        "script": _script_digest(),
     }
 
 
@@ -81,6 +85,9 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         words = _WORDS.get(name, name)
         if name == "git":
             found.append(f"{words} was {_short(recorded[name])} and is {_short(value)}")
+        elif name == "script":
+            if value and recorded[name]:  # nobody knows in a notebook
+                found.append("the script was changed since then: what it computes may be something else from here on")
         else:
             found.append(f"{words}: was {recorded[name]}, is {value}; the bits may differ from here on")
     return found
@@ -132,6 +139,16 @@ def _read(path: str) -> str:
 def _script_folder() -> str:
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.dirname(os.path.abspath(main)) if main else os.getcwd()
+
+
+def _script_digest() -> str | None:
+    """Return the SHA-256 of the script's text; None where there is no file, as in a notebook."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        with open(main or "", "rb") as file:
+            return hashlib.sha256(file.read(_SCRIPT_LIMIT_BYTES)).hexdigest()
+    except OSError:
+        return None
 
 
 def _short(commit: object) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
@@ -51,6 +52,7 @@ class Recorder:
         self._labels: dict[str, list[str]] = {}
         self._updates: dict[str, dict[str, dict[str, str]]] = {}
         self._hooked: dict[int, object] = {}  # keeps them alive, so that an id is never used twice
+        self._left: dict[int, weakref.ref[Any]] = {}  # id of a parameter -> its gradient when the batch was delivered
         self._write({"event": "life", "pid": self._pid})
 
     def batch(
@@ -108,6 +110,7 @@ class Recorder:
         event["generators"] = generator_states()
         if tracked is not None:
             self._watch(tracked)
+            self._left = _gradients_left(tracked)
             event["state"] = self._changed("state", self._state(tracked))
         around = scan(caller_frame(sys._getframe(1)), tracked or {})  # noqa: SLF001 - the way to the user's frame
         event["names"] = self._changed("names", around)
@@ -152,15 +155,22 @@ class Recorder:
         names = _parameter_names(tracked)
         gradients: dict[str, str] = {}
         settings: dict[str, str] = {}
+        left: dict[str, str] = {}
         for at, group in enumerate(optimizer.param_groups):
             for index, parameter in enumerate(group["params"]):
                 label = names.get(id(parameter), f"group {at}, parameter {index}")
                 gradients[label] = "none" if parameter.grad is None else crc_of_tensor(parameter.grad)
+                before = self._left.get(id(parameter))
+                # Cleared ones are other objects by now; backward adds to one that is still there in place.
+                if before is not None and parameter.grad is not None and before() is parameter.grad:
+                    left[label] = gradients[label]
             prefix = "" if len(optimizer.param_groups) == 1 else f"group {at} "
             settings.update((prefix + k, text) for k, v in group.items() if k != "params" for _, text in leaves(v))
         count = sum(key == name or key.startswith(f"{name} #") for key in self._updates)
         key = name if not count else f"{name} #{count + 1}"
         self._updates[key] = {"gradients": _bounded(gradients), "settings": settings}
+        if left:
+            self._updates[key]["left"] = _bounded(left)
 
     def _changed(self, what: str, now: dict[str, Any]) -> dict[str, Any]:
         """Return what differs from the last event; a name that is gone has the value None."""
@@ -192,6 +202,14 @@ def _bounded(leaves: dict[str, str], most: int = _LEAVES) -> dict[str, str]:
     from rekindle.run.digests import mark  # noqa: PLC0415 - readers of evidence need none of it
 
     return leaves if len(leaves) <= most else {f"{len(leaves):,} values": mark(leaves)}
+
+
+def _gradients_left(tracked: Mapping[str, object]) -> dict[int, weakref.ref[Any]]:
+    """Return the gradients that are there before a step, by their parameters' ids; nothing is kept alive."""
+    torch = sys.modules.get("torch")
+    modules = [value for value in tracked.values() if torch is not None and isinstance(value, torch.nn.Module)]
+    parameters = (one for module in modules for one in module.parameters())
+    return {id(one): weakref.ref(one.grad) for one in parameters if one.grad is not None}
 
 
 def _parameter_names(tracked: Mapping[str, object]) -> dict[int, str]:
@@ -241,7 +259,8 @@ class StepEvent:
         step: steps done.
         epoch: from 0.
         batch: where the last batch before it lay (epoch, loop, position); None where none was seen.
-        update: optimizer -> ``gradients`` and ``settings`` as it met them.
+        update: optimizer -> ``gradients`` and ``settings`` as it met them, and ``left``: those of the gradients that
+            were added to what was there when the batch was delivered.
         state: as in `BatchEvent`, after the step.
         changed_names: as in `BatchEvent`.
     """

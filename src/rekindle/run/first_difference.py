@@ -65,6 +65,7 @@ class Difference:
         first_of_life: whether it is at the first step of that life.
         equal: what was still equal there, in causal order.
         suspects: most suspicious first.
+        left: parameters whose gradients, in the undisturbed run alone, were added to what the step before had left.
     """
 
     aspect: Aspect
@@ -78,6 +79,7 @@ class Difference:
     first_of_life: bool = False
     equal: tuple[str, ...] = ()
     suspects: tuple[Suspect, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def first_difference(straight: Life, lives: Sequence[Life]) -> Difference | None:
@@ -110,6 +112,7 @@ def first_difference(straight: Life, lives: Sequence[Life]) -> Difference | None
             first_of_life=not any(isinstance(before, StepEvent) for before in life.events[:there]),
             equal=() if aspect == "batch" else (*delivered, *equal),
             suspects=_suspects(straight, lives, at, life_at, there),
+            left=_left(event, life.events[there]) if aspect == "gradients" else (),
         )
     return None
 
@@ -226,6 +229,17 @@ def _details(one: _Parts, other: _Parts) -> list[tuple[str, str, str, str]]:
             both = ((leaf, mine.get(leaf, "-"), theirs.get(leaf, "-")) for leaf in dict.fromkeys([*mine, *theirs]))
             found.extend((part, leaf, a, b) for leaf, a, b in both if a != b)
     return found
+
+
+def _left(straight: Event, killed: Event) -> tuple[str, ...]:
+    """Return the parameters that met gradients of the step before, and did not in the killed run."""
+    one, other = (
+        {name for parts in event.update.values() for name in parts.get("left", {})}
+        if isinstance(event, StepEvent)
+        else set()
+        for event in (straight, killed)
+    )
+    return tuple(sorted(one - other))
 
 
 # ---- names

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 
+from rekindle.devices.move import mapped
 from rekindle.errors import ConfigError
 
 __all__ = ["HalfWeights", "without_casts"]
@@ -163,17 +164,22 @@ class _CastInputs:
         self._dtype = dtype
 
     def __call__(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        def cast(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-
-        return tree_map_only(torch.Tensor, cast, args), tree_map_only(torch.Tensor, cast, kwargs)
+        return _cast(args, self._dtype), _cast(kwargs, self._dtype)
 
 
 def _cast_outputs(_model: nn.Module, _args: Any, output: Any) -> Any:
-    def cast(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.float() if tensor.is_floating_point() else tensor
+    return _cast(output, torch.float32)
 
-    return tree_map_only(torch.Tensor, cast, output)
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Cast every floating-point tensor in a nested value: what torch knows how to go through, and dataclasses."""
+
+    def cast(part: Any) -> Any:
+        if not isinstance(part, torch.Tensor):
+            return NotImplemented
+        return part.to(dtype) if part.is_floating_point() else part
+
+    return mapped(tree_map_only(torch.Tensor, cast, value), cast)
 
 
 def without_casts(model: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rekindle.errors import StateMismatch, UnreadableFile
+from rekindle.errors import RunError, StateMismatch, UnreadableFile
 from rekindle.source import CHUNK_BYTES
 from rekindle.store.crew import Crew, spare_threads
 from rekindle.store.plain import Json, Path, encode, path_text
@@ -28,6 +28,7 @@ __all__ = [
     "all_finite",
     "copy_bits",
     "dtype_named",
+    "expanded_dims",
     "is_dense",
     "items_of",
     "new_host_buffer",
@@ -75,9 +76,22 @@ def view_of(tensor: torch.Tensor) -> memoryview:
 
 
 def copy_bits(target: Any, source: Any) -> None:
-    """Copy values of the same type and shape; on the CPU torch moves the bits (NaN payloads included)."""
+    """Copy values of the same type and shape; on the CPU torch moves the bits (NaN payloads included).
+
+    Of a target that is expanded (elements that share memory) the memory is filled once.
+    """
+    for dim in expanded_dims(target):
+        target, source = target.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
     with torch.no_grad():
         target.copy_(source)
+
+
+def expanded_dims(tensor: Any) -> list[int]:
+    """Return the dimensions along which all elements lie in one place; torch refuses to write to such a tensor."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return []
+    sizes = enumerate(zip(tensor.stride(), tensor.shape, strict=True))
+    return [dim for dim, (stride, size) in sizes if stride == 0 and size > 1]
 
 
 def new_host_buffer(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,7 +101,15 @@ def new_host_buffer(tensor: torch.Tensor) -> torch.Tensor:
             return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         except RuntimeError:  # the system lets nobody pin so much
             pass
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    try:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    except RuntimeError as error:  # torch has no class of its own for it on the CPU
+        raise RunError(
+            f"no memory for the copy that a snapshot is written from: {tensor.nbytes:,} bytes more were asked for",
+            why="a snapshot is copied before it is written, so a run takes the memory of its state once more",
+            do="fewer data loader workers, a smaller batch, or a machine with more memory; earlier snapshots are "
+            "untouched, and the same command goes on from the newest",
+        ) from error
 
 
 def touch(buffer: torch.Tensor) -> None:

@@ -150,7 +150,7 @@ class Loader:
         num_workers: int,
         drop_last: bool,
         collate_fn: Callable[[list[Any]], Any] | None,
-        pin_memory: bool,
+        pin_memory: bool | None,
         persistent_workers: bool,
         settings: dict[str, Any],
         global_batch_size: int | None,
@@ -166,7 +166,8 @@ class Loader:
         self.num_workers = num_workers
         self._seed = seed
         self._samples: int = len(dataset)
-        self._pin_memory = pin_memory
+        self._pin_asked = bool(pin_memory)
+        self._pin_memory = _can_pin() if pin_memory is None else pin_memory and _can_pin()
         self._tensors = _tensors_of(dataset) if collate_fn is None else None
         self._plan = _Plan(deal, drop_last)
         self._current: weakref.ref[Any] | None = None
@@ -260,7 +261,8 @@ class Loader:
             batch_sampler=cast("Any", self._plan),
             num_workers=self.num_workers,
             collate_fn=self._collate_fn if self._tensors is None else _as_it_is,
-            pin_memory=self._pin_memory,
+            # Samples that lie on the device already cannot be pinned, and only workers cannot make such.
+            pin_memory=self._pin_memory and (self.num_workers > 0 or self._pin_asked),
             persistent_workers=persistent,
             # Without one of its own, every iterator draws its base seed from torch's global generator.
             generator=torch.Generator(),
@@ -282,7 +284,7 @@ class Loader:
         pin = self._pin_memory
         for wanted in _Plan(deal, self.drop_last, lend=lend).chosen(order, start, part):
             batch = _take(tensors, mapping, wanted)
-            yield [tensor.pin_memory() for tensor in batch] if pin else batch
+            yield [_pinned(tensor) for tensor in batch] if pin else batch
 
 
 def make_loader(
@@ -311,7 +313,8 @@ def make_loader(
         num_workers: processes that fetch; the samples do not depend on it.
         drop_last: leave out a last batch that is not full.
         collate_fn: makes a batch of a list of samples.
-        pin_memory: None for "where there is a GPU".
+        pin_memory: None for "where there is a GPU", and what is not on it already; where there is none it means
+            nothing.
         persistent_workers: None for "yes, where there are workers".
         global_batch_size: instead of `batch_size`: samples of a batch of all processes together, the same on any number
             of them.
@@ -350,12 +353,25 @@ def make_loader(
         num_workers=num_workers,
         drop_last=drop_last,
         collate_fn=collate_fn,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        pin_memory=pin_memory,
         persistent_workers=bool(num_workers) if persistent_workers is None else persistent_workers,
         settings=settings,
         global_batch_size=global_batch_size,
         deal=deal,
     )
+
+
+def _can_pin() -> bool:
+    """Whether there is a device that copies faster from pinned memory; torch itself pins nothing for Apple's."""
+    if not torch.accelerator.is_available():
+        return False
+    device = torch.accelerator.current_accelerator()
+    return device is not None and device.type != "mps"
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in pinned memory; one that lies on a device already, or has no plain memory, as it is."""
+    return tensor.pin_memory() if tensor.device.type == "cpu" and tensor.layout is torch.strided else tensor
 
 
 def _check_dataset(dataset: Any, batch_size: int, *, drop_last: bool) -> None:

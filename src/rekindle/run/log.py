@@ -13,6 +13,7 @@ Law: nothing is cut before the snapshot that says where was restored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rekindle.errors import RunError
 from rekindle.store.atomic import fsync_folder
 
 if TYPE_CHECKING:
@@ -74,10 +76,11 @@ class MetricsFile:
 
     def __init__(self, path: str) -> None:
         """Open nothing yet."""
-        self.path = path
+        self.path = path = os.path.abspath(path)  # the script may go elsewhere before the first line
         self.size = os.path.getsize(path) if os.path.exists(path) else 0
         self._fd = -1
         self._synced = True
+        self._pid = os.getpid()
 
     def cut(self, size: int) -> str | None:
         """Cut the file back to what a snapshot vouches for; return a word where it is shorter than that."""
@@ -90,12 +93,20 @@ class MetricsFile:
         return None
 
     def write(self, step: int, epoch: int, values: Mapping[str, Any]) -> None:
-        """Append one line.
+        """Append one line; values called ``step`` and ``epoch`` are left out, since the line has its own.
 
         Raises:
+            RunError: this process was forked from the one that the file belongs to.
             OSError: it could not be written; what was written of it is cut away again.
         """
-        line = json.dumps({"step": step, "epoch": epoch, **values}, allow_nan=False, ensure_ascii=False)
+        if os.getpid() != self._pid:
+            raise RunError(
+                "run.log was called in a process that was forked from the run's own, such as a data loader's worker",
+                why="the run does not know of lines that others write, and would cut in the wrong place on a resume",
+                do="have the data set return the value with its sample, and log it in the loop",
+            )
+        body = {"step": step, "epoch": epoch, **values} | {"step": step, "epoch": epoch}
+        line = json.dumps(body, allow_nan=False, ensure_ascii=False)
         data = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
         if self._fd < 0:
             made = not os.path.exists(self.path)
@@ -109,7 +120,8 @@ class MetricsFile:
             while data:
                 data = data[os.write(self._fd, data) :]
         except OSError as error:
-            os.truncate(self.path, self.size)
+            with contextlib.suppress(OSError):  # the folder may be gone
+                os.truncate(self.path, self.size)
             error.add_note(f"while writing a line of {self.path}; the lines before it are untouched")
             raise
         self.size = whole
@@ -140,13 +152,14 @@ class EventFiles:
 
     Args:
         folder: where they lie; made with the first value.
-        wanted: None for "where TensorBoard is installed".
+        wanted: None for "where TensorBoard is installed", and can write.
     """
 
     def __init__(self, folder: str, *, wanted: bool | None) -> None:
         """Open nothing yet."""
-        self.folder = folder
-        self._wanted = wanted
+        self.folder = os.path.abspath(folder)
+        # TensorBoard cannot write where a name is no text.
+        self._wanted = False if wanted is None and not _is_text(self.folder) else wanted
         self._writer: SummaryWriter | None = None
         self._dirty = False
         self._sizes: dict[str, int] | None = None
@@ -267,6 +280,14 @@ def _event_files(folder: str) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(name for name in names if name.startswith("events.out.tfevents."))
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 stand in it
+        return False
+    return True
 
 
 def _kind(value: object) -> str:

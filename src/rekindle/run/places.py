@@ -42,6 +42,7 @@ class Loop:
         around: the loop whose body opened it.
         inside: loops opened in the body of the current batch.
         state: what the loader itself wants kept, for loaders that keep their own position.
+        shape: of a loader of ours, what it deals out: samples, size of batches...
     """
 
     path: Path
@@ -51,6 +52,14 @@ class Loop:
     around: Loop | None = None
     inside: int = 0
     state: Any = None
+    shape: Mapping[str, Any] | None = None
+
+    def lies_in(self, other: Loop) -> bool:
+        """Whether it was opened in the body of another loop, or of one in there."""
+        around = self.around
+        while around is not None and around is not other:
+            around = around.around
+        return around is not None
 
     @property
     def is_at_its_end(self) -> bool:
@@ -66,11 +75,13 @@ class Place:
         epoch: from 0.
         loops: path -> (batches delivered, whether it came to its end, what its loader wants kept).
         current: path of the loop whose body had done its work; None between epochs.
+        shapes: between epochs, path -> shape of the loops of the epoch before; where to go on does not depend on it.
     """
 
     epoch: int = 0
     loops: Mapping[Path, tuple[int, bool, Any]] = field(default_factory=dict)
     current: Path | None = None
+    shapes: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     def encode(self) -> dict[str, Any]:
         """Return the place as plain values."""
@@ -78,14 +89,17 @@ class Place:
             {"path": list(path), "delivered": delivered, "finished": finished, "state": state}
             for path, (delivered, finished, state) in self.loops.items()
         ]
-        return {"epoch": self.epoch, "loops": loops, "current": None if self.current is None else list(self.current)}
+        current = None if self.current is None else list(self.current)
+        shapes = [{"path": list(path), "shape": dict(shape)} for path, shape in self.shapes.items()]
+        return {"epoch": self.epoch, "loops": loops, "current": current, **({"shapes": shapes} if shapes else {})}
 
     @staticmethod
     def decode(values: Mapping[str, Any]) -> Place:
         """Return the place that `encode` made the values of."""
         loops = {tuple(loop["path"]): (loop["delivered"], loop["finished"], loop["state"]) for loop in values["loops"]}
         current = values["current"]
-        return Place(values["epoch"], loops, None if current is None else tuple(current))
+        shapes = {tuple(each["path"]): each["shape"] for each in values.get("shapes", ())}
+        return Place(values["epoch"], loops, None if current is None else tuple(current), shapes)
 
 
 class Places:
@@ -163,6 +177,14 @@ class Places:
     def is_walked(self, loop: Loop) -> bool:
         """Whether the script still holds the iterator of a loop."""
         return any(known is loop for known in self._walkers.values())
+
+    def shapes(self) -> dict[Path, Mapping[str, Any]]:
+        """Return path -> shape of the loops of this epoch that are not inside another one."""
+        return {path: loop.shape for path, loop in self._loops.items() if len(path) == 1 and loop.shape is not None}
+
+    def shape_before(self, path: Path) -> Mapping[str, Any] | None:
+        """Return the shape that a loop had in the epoch before an earlier life ended; None where nobody knows."""
+        return self._saved.shapes.get(path)
 
     def place(self, loop: Loop) -> Place:
         """Return the place to go on from when the next batch of `loop` is asked for, or it came to its end."""

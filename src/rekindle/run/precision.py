@@ -185,7 +185,7 @@ class Updater:
         if self._kind.scaled:
             self.scaler = GradScaler(device.type)
         self.together: Callable[[list[torch.Tensor]], None] | None = None
-        self._awaiting_update: set[int] = set()
+        self._awaiting_update: dict[int, torch.optim.Optimizer] = {}  # stepped, and others are not yet
         self._scaled_by: str | None = None  # the scale of the gradients that lie in the parameters
         self._aside: dict[torch.Tensor, torch.Tensor] = {}  # unscaled gradients of other scales
         self._odd: dict[int, list[torch.Tensor]] = {}  # id of an optimizer -> flags of overflow of what lies aside
@@ -269,8 +269,12 @@ class Updater:
             all_optimizers: how many there are; the scale is adapted once all were stepped.
 
         Raises:
-            RunError: the gradients of a precision with a loss scale did not come from `backward`.
+            ConfigError: a bound that cannot be meant.
+            RunError: the gradients of a precision with a loss scale did not come from `backward`; or the optimizer asks
+                for the loss several times in each step.
         """
+        if clip_norm is not None or clip_value is not None:
+            _check_bounds(clip_norm=clip_norm, clip_value=clip_value)
         for optimizer in optimizers:
             odd = self._unscale(optimizer) if self.scalers else ()
             if self.weights is not None:
@@ -284,13 +288,17 @@ class Updater:
                 self.skipped += 1
             # With a scale, an optimizer that has no gradients at all is not stepped, as torch's scaler has it.
             elif parameters or not self.scalers:
-                optimizer.step()
+                _step(optimizer)
                 for scheduler in schedulers:
                     if scheduler.optimizer is optimizer and not isinstance(scheduler, ReduceLROnPlateau):
                         scheduler.step()
             optimizer.zero_grad(set_to_none=True)
-            self._awaiting_update.add(id(optimizer))
+            self._awaiting_update[id(optimizer)] = optimizer
         if len(self._awaiting_update) >= all_optimizers:
+            # A loss may have left gradients with an optimizer that was stepped before it. Added to the next ones they
+            # would make a wrong update, and another one after a resume: no snapshot holds gradients.
+            for optimizer in self._awaiting_update.values() if all_optimizers > 1 else ():
+                self._clear(optimizer)
             self.end_step()
 
     def end_step(self) -> None:
@@ -306,7 +314,22 @@ class Updater:
         """Tell whether any gradient of these optimizers waits for its update."""
         if self._aside or (self.weights is not None and self.weights.hold_gradients()):
             return True
-        return any(p.grad is not None for o in optimizers for group in o.param_groups for p in group["params"])
+        for optimizer in optimizers:  # in plain loops: a window that is accumulated by hand asks at each batch
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        return True
+        return False
+
+    def _clear(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients of an optimizer, wherever they lie."""
+        if self.weights is not None:
+            self.weights.take_gradients(optimizer)
+        self._odd.pop(id(optimizer), None)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+                self._aside.pop(parameter, None)
 
     def _unscale(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """Give an optimizer's gradients their true size, those put aside included; return flags of overflow."""
@@ -363,6 +386,30 @@ class _Gradients:
 
     def __init__(self, parameters: list[torch.Tensor]) -> None:
         self.param_groups = [{"params": parameters}]
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    try:
+        optimizer.step()
+    except TypeError as error:
+        if "closure" not in str(error):
+            raise
+        raise RunError(
+            f"run.update() cannot step {type(optimizer).__name__}",
+            why="it computes the loss anew several times in each step, and asks for a function that does so",
+            do="optimizer.step(closure) in the place of run.backward and run.update; run.step() after it as ever",
+        ) from error
+
+
+def _check_bounds(**bounds: float | None) -> None:
+    """Refuse bounds that would leave no gradient, or turn all of them round."""
+    for name, bound in bounds.items():
+        if bound is not None and not bound > 0:
+            raise ConfigError(
+                f"run.update({name}={bound!r}): gradients cannot be clipped to that",
+                why="0 leaves nothing of them, and a negative bound turns them round: the loss would grow",
+                do=f"run.update({name}=1.0), or leave it out for no clipping",
+            )
 
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -36,8 +36,8 @@ class ProgressDisplay:
 
     Args:
         total_epochs: number of epochs, where it is known from the start.
-        stream: where to write; stderr by default. A stream that is no terminal (a log file, a notebook) gets plain
-            lines: one per epoch, and one every `interval_s` within a long epoch.
+        stream: where to write; stderr by default, and nowhere where that is closed. A stream that is no terminal (a log
+            file, a notebook) gets plain lines: one per epoch, and one every `interval_s` within a long epoch.
         interval_s: seconds between plain lines within an epoch.
         clock: seconds that never go back; tests give their own.
     """
@@ -60,7 +60,7 @@ class ProgressDisplay:
         self._started = False
         self._last_line_s = clock()
         self._line_is_due = False
-        self._given_up = False
+        self._given_up = self._stream is None  # closed before Python started; `print` would take it for stdout
         self._live: Any = None
         # A notebook's stream says it is no terminal, and what some loggers put in its place cannot be asked.
         asks = getattr(self._stream, "isatty", None)

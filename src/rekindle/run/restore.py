@@ -10,7 +10,7 @@ import torch
 
 from rekindle.errors import StateMismatch, UnreadableFile
 from rekindle.keys import near_names
-from rekindle.run.host_tensors import alike, copy_bits, view_of
+from rekindle.run.host_tensors import alike, copy_bits, expanded_dims, view_of
 from rekindle.run.sharded import local_of
 from rekindle.run.snapshot_files import SnapshotFiles
 from rekindle.run.tracked import canonical_keys, class_name, kind_of_tracked, non_persistent_buffers, place_of
@@ -96,9 +96,13 @@ def _plan_module(name: str, module: torch.nn.Module, entry: ModuleEntry, files: 
 
     def apply() -> list[str]:
         notes = []
-        given = {key: wanted[plain[key]] for key in live}
+        # Torch cannot write to buffers that are expanded; keys were compared already.
+        expanded = {key for key, value in live.items() if isinstance(value, torch.Tensor) and expanded_dims(value)}
+        given = {key: wanted[plain[key]] for key in live if key not in expanded}
         try:
-            module.load_state_dict(given, strict=True)
+            module.load_state_dict(given, strict=not expanded)
+            for key in expanded:
+                copy_bits(live[key], wanted[plain[key]])
         except Exception as error:  # hooks are the user's code
             raise StateMismatch(
                 f"{name}: the module refused its state", why=f"{type(error).__name__}: {error}"

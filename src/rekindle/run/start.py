@@ -39,9 +39,22 @@ FOLDER_VARIABLE = "REKINDLE_RUN_FOLDER"
 
 
 def choose_folder(folder: str | os.PathLike[str], note: Callable[[str], object]) -> str:
-    """Return where the run lives: where the environment says, else where the script says."""
+    """Return where the run lives: where the environment says, else where the script says.
+
+    Raises:
+        ConfigError: nowhere is said.
+        TypeError: it is no text.
+    """
     given = os.fspath(folder)
     instead = os.environ.get(FOLDER_VARIABLE)
+    if not (instead or given):
+        raise ConfigError(
+            "the folder of the run is an empty text",
+            why="the run would be spread over the folder that the script was started in",
+            do='name one: Run("runs/digits")',
+        )
+    if not isinstance(given, str):
+        raise TypeError(f"the folder of a run is a str or a path, not {type(given).__name__}: {given!r}")
     if instead:
         note(f"{FOLDER_VARIABLE} is set: the run lives in {instead}, not in {given}")
         return instead
@@ -49,14 +62,18 @@ def choose_folder(folder: str | os.PathLike[str], note: Callable[[str], object])
 
 
 def command_of_this_run() -> list[str]:
-    """Return the words that started this run, and so resume it: what launched all ranks, else this process."""
+    """Return the words that started this run, and so resume it: what launched all ranks, else this process.
+
+    No words in a notebook: the kernel's own command resumes nothing.
+    """
     try:
         words = json.loads(os.environ.get(COMMAND_VARIABLE, ""))
     except ValueError:
         words = None
     if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
         return words
-    return list(getattr(sys, "orig_argv", sys.argv))
+    words = list(getattr(sys, "orig_argv", sys.argv))
+    return [] if any(word.endswith("kernel_launcher") for word in words[:3]) else words
 
 
 def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str], object]) -> Saved | None:
@@ -98,8 +115,8 @@ def find_start(folder: str, resume: str | os.PathLike[str], note: Callable[[str]
     if found.snapshot is not None:
         if source is not None:
             _refuse_older(folder, source, found.snapshot)
-        return read(found.snapshot)
-    return None if source is None else read(_snapshot_of(source))
+        return read(os.path.abspath(found.snapshot))  # the script may go elsewhere before it is restored
+    return None if source is None else read(os.path.abspath(_snapshot_of(source)))
 
 
 def open_where_rank_0_did(snapshot: str | None, rank: int) -> Saved | None:
@@ -205,6 +222,12 @@ def _snapshot_of(source: str) -> str:
         if damage is not None:
             raise SnapshotDamaged(f"{source}: {damage.reason}", do="resume from another snapshot")
         return source
+    if os.path.isfile(source):
+        raise NothingToResume(
+            f"{source}: a file, and no snapshot of a run",
+            why="a run goes on from a snapshot, which says where in the data it was as well",
+            do=f"before run.track, if run.resumed_from is None: take what is in rekindle.load({source!r})",
+        )
     found = newest_good(source)
     if found.snapshot is None:
         raise NothingToResume(

@@ -124,6 +124,7 @@ def as_json(proof: Proof) -> dict[str, object]:
             "resumed_from": first.resumed_from,
             "equal": list(first.equal),
             "suspects": [_suspect_json(suspect) for suspect in first.suspects],
+            "left": list(first.left),
             "so": _so(first),
             "do": _do(first),
         },
@@ -298,6 +299,8 @@ def _so(first: Difference) -> str:
     if first.life is not None and not first.resumed_from:
         cause = "two lives that both began from nothing already differ, so this is not about resuming"
         return f"{cause}; {seen}" if seen else f"{cause}: something random or clock-driven is not seeded by the run"
+    if first.left:
+        return f"it added to gradients that the step before had left in {_owners(first)}; no snapshot holds gradients"
     match first.aspect:
         case "batch" | "order":
             cause = "the position in the data was not brought back"
@@ -356,7 +359,17 @@ def _is_about_data(first: Difference) -> bool:
     return any(suspect.killed.startswith(("tensor ", "array ")) for suspect in first.suspects[:1])
 
 
+def _owners(first: Difference) -> str:
+    """The tracked modules whose parameters these are."""
+    return ", ".join(dict.fromkeys(f"`{name.partition('.')[0]}`" for name in first.left))
+
+
 def _do(first: Difference) -> tuple[str, ...]:
+    if first.left and (first.resumed_from or first.life is None):
+        return (
+            "clear them before backward(): optimizer.zero_grad()",
+            f"or have no other loss leave any there: requires_grad_(False) on {_owners(first)} while it goes backward",
+        )
     if first.aspect == "sample":
         return (_DRAW_DATA if _is_about_data(first) else _DRAW_INSIDE,)
     if first.aspect in ("batch", "order") and not first.suspects:

@@ -28,6 +28,7 @@ had when it was written. Where the system refuses the link, the file is written.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -378,11 +379,34 @@ def _already_saved(folder: str, step: int, final: str) -> Committed:
 
 
 def note_what_was_done(error: BaseException, run: RunLock, step: int) -> None:
-    """Add to an error of the machine what was being done, and that nothing else is lost."""
+    """Add to an error of the machine what was being done, and that nothing else is lost.
+
+    Raises:
+        RunError: the folder was moved, emptied or deleted meanwhile, which is why it failed.
+    """
     if isinstance(error, OSError):
+        try:
+            run.require()
+        except RunError as gone:
+            raise gone from error
+        if not os.path.isdir(snapshots_path(run.path)):
+            raise RunError(
+                f"{snapshots_path(run.path)}: was moved or deleted while the run was going on",
+                do="move it back, and the same command goes on; without it the run begins anew",
+            ) from error
         if error.filename is None and error.errno is not None:
             error.filename = run.path  # a full disk is noticed by calls that know only a number
         error.add_note(f"while saving step {step} to {run.path}; earlier snapshots are untouched")
+        if error.errno == errno.ENOSPC and _has_no_names_left(run.path):
+            error.add_note("bytes are free on this disk, but no name for another file is (inodes): delete files there")
+
+
+def _has_no_names_left(path: str) -> bool:
+    try:
+        status = os.statvfs(path)
+    except (OSError, AttributeError):
+        return False
+    return status.f_files > 0 and status.f_favail < 8 and status.f_bavail > 0
 
 
 def clean_leftovers(run: RunLock) -> list[str]:

@@ -146,7 +146,9 @@ def is_run_folder(path: str | os.PathLike[str]) -> bool:
         if read_run_file(path) is not None:
             return True
         return bool(list_snapshots(path))
-    except (OSError, RunError):
+    except RunError:  # run.json bears our mark, and is damaged or of another version
+        return True
+    except OSError:
         return False
 
 

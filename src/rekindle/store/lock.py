@@ -154,12 +154,16 @@ def _lock(fd: int, path: str) -> None:
     except OSError as error:
         if error.errno in _BUSY:
             holder = holder_of(path)
-            mine = holder.startswith(f"process {os.getpid()} on {socket.gethostname()}")
+            if holder.startswith(f"process {os.getpid()} on {socket.gethostname()}"):
+                raise RunLocked(
+                    f"{path}: this process writes this run already",
+                    why=f"another Run of it is open here: {holder} holds the lock",
+                    do="call run.close() on that one first; in a notebook: with rk.Run(...) as run:",
+                ) from None
             raise RunLocked(
                 f"{path}: another process writes this run",
-                why=f"{holder or 'a process that did not leave its name'} holds the lock"
-                + (": this very process, through another Run" if mine else ""),
-                do="close the other Run first" if mine else "wait for it, stop it, or give this run another folder",
+                why=f"{holder or 'a process that did not leave its name'} holds the lock",
+                do="wait for it, stop it, or give this run another folder",
             ) from None
         if error.errno in _NO_LOCKS:
             raise RunError(

@@ -26,7 +26,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rekindle.errors import OtherVersion, SnapshotDamaged
@@ -255,7 +255,8 @@ def read_verified(snapshot_path: str | os.PathLike[str], name: str, manifest: Ma
         KeyError: the manifest has no such file.
     """
     facts = manifest.files[name]
-    with _folder(snapshot_path) as folder:
+    reason: str | None = "is gone, and so is the snapshot's folder"
+    with suppress(FileNotFoundError, NotADirectoryError), _folder(snapshot_path) as folder:
         reason = _read_into(folder, name, facts, into)
     if reason is not None:
         raise SnapshotDamaged(
