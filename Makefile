@@ -1,7 +1,7 @@
 # One word per task; `make` alone lists them. Needs make and Python 3.11 or newer, nothing else.
 #
 #   PYTHON   the interpreter that makes the environments
-#   TORCH    which torch `make` installs; set PIP_INDEX_URL for another build of it, such as CPU only
+#   TORCH    which torch `make` installs; set PIP_EXTRA_INDEX_URL for another build of it, such as CPU only
 #   VENV     where the environment goes
 
 PYTHON ?= python3
