@@ -173,6 +173,20 @@ def test_names_of_numpy_1_are_allowed_together_with_their_old_path(tmp_path: Pat
         torch.serialization.add_safe_globals(before)
 
 
+def test_what_torch_allows_once_more_of_it_is_imported_is_known_by_module():
+    """In a process of its own, since what is imported stays allowed."""
+    program = (
+        "import torch, torch._dynamo, torch.distributed.tensor\n"
+        "from torch._weights_only_unpickler import _get_allowed_globals, _get_user_allowed_globals\n"
+        "from rekindle.checks._weights_only import AFTER_IMPORT, allowed_globals\n"
+        "theirs = {*_get_allowed_globals(), *_get_user_allowed_globals()}\n"
+        "ours = {*allowed_globals(), *AFTER_IMPORT}\n"
+        "print(sorted(theirs - ours) + sorted(set(AFTER_IMPORT) - theirs))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_list_of_what_is_allowed_is_that_of_this_torch():
     from torch._weights_only_unpickler import _get_allowed_globals
 

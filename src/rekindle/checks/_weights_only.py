@@ -42,11 +42,13 @@ AFTER_IMPORT = {
     "torch._dynamo.decorators._DimRange": "torch._dynamo",
     "torch.distributed.device_mesh.DeviceMesh": "torch.distributed.tensor",
     "torch.distributed.tensor._dtensor_spec.DTensorSpec": "torch.distributed.tensor",
+    "torch.distributed.tensor._dtensor_spec.ShardOrderEntry": "torch.distributed.tensor",
     "torch.distributed.tensor._dtensor_spec.TensorMeta": "torch.distributed.tensor",
     "torch.distributed.tensor.DTensor": "torch.distributed.tensor",
     "torch.distributed.tensor.placement_types.Partial": "torch.distributed.tensor",
     "torch.distributed.tensor.placement_types.Replicate": "torch.distributed.tensor",
     "torch.distributed.tensor.placement_types.Shard": "torch.distributed.tensor",
+    "torch.distributed.tensor.placement_types._StridedShard": "torch.distributed.tensor",
 }
 # NumPy's scalar types have classes of their own, and torch asks for the class of what is given a state.
 _NUMPY_TYPES = {

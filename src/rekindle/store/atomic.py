@@ -68,7 +68,6 @@ class FileWriter:
         self.path = os.fspath(path)
         self.size = 0
         self._pushed = 0
-        self._kernel_copies = hasattr(os, "copy_file_range")
         self._hash = hashlib.sha256() if hashing else None
         self._fd = os.open(self.path, _WRITE_NEW, 0o666)
 
@@ -94,35 +93,6 @@ class FileWriter:
         at = 0
         while at < len(view):
             at += os.write(self._fd, view[at : at + _PIECE_BYTES])
-
-    def copy_from(self, fd: int, offset: int, length: int) -> None:
-        """Append bytes of another open file, by the kernel alone where it can (copy_file_range).
-
-        Raises:
-            ValueError: the writer keeps a digest, which needs to see the bytes.
-            OSError: they cannot be written, or the other file ended.
-        """
-        if self._hash is not None:
-            raise ValueError(f"{self.path} is written with a digest")
-        end = offset + length
-        while offset < end:
-            count = self._copy_piece(fd, offset, end - offset)
-            if not count:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            offset += count
-            self.size += count
-
-    def _copy_piece(self, fd: int, offset: int, length: int) -> int:
-        if self._kernel_copies:
-            try:
-                return os.copy_file_range(fd, self._fd, length, offset)
-            except OSError as error:
-                if error.errno not in _CANNOT_COPY:
-                    raise
-                self._kernel_copies = False
-        piece = os.pread(fd, min(length, _PIECE_BYTES), offset)
-        self._write(memoryview(piece))
-        return len(piece)
 
     def start_writeback(self) -> None:
         """Let the kernel begin to bring to the disk what was written since the last call; a hint, without a promise.
@@ -340,8 +310,6 @@ def _mode_of_target(target: str, given: str, *, overwrite: bool) -> int | None:
     return status.st_mode & 0o777
 
 
-# Two file systems, one that has no such call, an old kernel, a file opened in a way it does not like.
-_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 _SYNC_FILE_RANGE_WRITE = 2
 
 
