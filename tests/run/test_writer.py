@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -14,13 +15,19 @@ from rekindle.run.writer import Background
 PATIENCE_S = 30.0
 
 
+def begun(work, what):
+    background = Background(work, what)
+    background.start()
+    return background
+
+
 def finished(work):
     work.wait(lambda _: None, PATIENCE_S)
     return work
 
 
 def test_what_it_made_is_its_result():
-    assert finished(Background(lambda: 42, "an answer")).result() == 42
+    assert finished(begun(lambda: 42, "an answer")).result() == 42
 
 
 def test_what_it_raised_is_raised_where_the_result_is_asked_for():
@@ -28,7 +35,7 @@ def test_what_it_raised_is_raised_where_the_result_is_asked_for():
         raise KeyError("deep inside")
 
     with pytest.raises(KeyError, match="deep inside"):
-        finished(Background(fail, "an answer")).result()
+        finished(begun(fail, "an answer")).result()
 
 
 def test_signals_of_the_run_are_blocked_in_it_and_not_in_the_main_thread():
@@ -36,14 +43,14 @@ def test_signals_of_the_run_are_blocked_in_it_and_not_in_the_main_thread():
         return signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     before = blocked()
-    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} <= finished(Background(blocked, "a mask")).result()
+    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} <= finished(begun(blocked, "a mask")).result()
     assert blocked() == before
 
 
 def test_waiting_long_is_said_and_has_an_end(monkeypatch):
     monkeypatch.setattr(writer, "_SILENT_S", 0.01)
     gate, said = threading.Event(), []
-    work = Background(gate.wait, "the snapshot of step 7")
+    work = begun(gate.wait, "the snapshot of step 7")
     with pytest.raises(RunError, match=r"the snapshot of step 7 is not on the disk after 0 seconds") as caught:
         work.wait(said.append, 0.05)
     assert said == ["waiting for the snapshot of step 7 to reach the disk"]
@@ -58,13 +65,37 @@ def test_where_no_thread_can_be_had_it_is_done_at_once(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    work = Background(threading.current_thread, "a name")
+    work = begun(threading.current_thread, "a name")
     assert work.done
     assert work.result() is threading.main_thread()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="there is no SIGCHLD here")
+def test_a_handler_that_raises_while_it_starts_does_not_start_it_twice(monkeypatch):
+    """Torch's handler of SIGCHLD raises where the main thread happens to be, when a data loader's worker has died."""
+    calls, start = [], threading.Thread.start
+
+    def interrupted(thread):
+        os.kill(os.getpid(), signal.SIGCHLD)
+        start(thread)
+
+    def worker_died(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    before = signal.signal(signal.SIGCHLD, worker_died)
+    try:
+        work = Background(lambda: calls.append(1), "the snapshot of step 7")
+        with pytest.raises(RuntimeError, match="is killed by signal"):
+            work.start()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    finished(work).result()
+    assert calls == [1]
+
+
 def test_nothing_is_left_to_wait_for_at_the_exit_once_the_result_was_taken():
-    work = finished(Background(lambda: None, "nothing"))
+    work = finished(begun(lambda: None, "nothing"))
     assert work in writer._under_way
     work.result()
     assert work not in writer._under_way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -54,4 +55,25 @@ def test_nobody_is_at_work_after_the_block():
         assert began.wait(10)
         go_on.set()
     assert done == [1]  # the one that was begun came to its end, the other was dropped
-    assert not any(thread.name.endswith("_work)") for thread in threading.enumerate())
+
+
+def test_a_start_that_a_signals_handler_interrupts_leaves_nobody_at_work(monkeypatch):
+    """Torch's handler of SIGCHLD raises where the main thread happens to be, when a data loader's worker has died."""
+    start, began, done = threading.Thread.start, threading.Event(), []
+
+    def interrupted(thread):
+        start(thread)
+        assert began.wait(10)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def slow():
+        began.set()
+        time.sleep(0.1)
+        done.append(1)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(RuntimeError, match="is killed by signal"), Crew([slow, slow], threads=2):
+        raise AssertionError("it was interrupted")
+    assert done == [1]
+    time.sleep(0.15)
+    assert done == [1]

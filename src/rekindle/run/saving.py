@@ -196,6 +196,7 @@ class Saver:
             wanted = wanted_buffers(tracked, ranks=self._policy.ranks)
             if sum(tensor.nbytes for tensor in wanted.values()) >= _RESERVED_BYTES:
                 self._reserving = Background(partial(make_buffers, wanted), "memory for snapshots")
+                self._reserving.start()
 
     def _reserved(self, say: Callable[[str], object]) -> dict[tuple[str, str], torch.Tensor]:
         work, self._reserving = self._reserving, None
@@ -312,6 +313,7 @@ class Saver:
         )
         if behind:
             self.under_way = Background(partial(_write, writing), f"the snapshot of step {mark.steps_done:,}")
+            self.under_way.start()
             return
         try:
             written = _write(writing)

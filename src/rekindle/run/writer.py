@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 
 class Background(Generic[_Result]):
-    """Work that is done in a thread of its own, from now on.
+    """Work that is done in a thread of its own.
 
     Args:
         work: called once, there.
@@ -40,7 +40,7 @@ class Background(Generic[_Result]):
     """
 
     def __init__(self, work: Callable[[], _Result], what: str) -> None:
-        """Start."""
+        """Nothing is begun before `start`."""
         self.what = what
         self._work = work
         self._results: list[_Result] = []
@@ -48,12 +48,15 @@ class Background(Generic[_Result]):
         self._pid = os.getpid()
         # Daemonic, since Python would wait for any other before the exit functions, without an end and without a word.
         self._thread = threading.Thread(target=self._run, name="rekindle-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin; to be called once, when the caller can find it again: a signal's handler may raise on the way out."""
         _under_way.add(self)
-        try:
-            with _signals_held_back():
+        with _signals_held_back():
+            try:
                 self._thread.start()
-        except RuntimeError:  # the system has none left, or the interpreter is on its way out: done here and now
-            self._run()
+            except RuntimeError:  # the system has none left, or the interpreter is on its way out: done here and now
+                self._run()
 
     @property
     def done(self) -> bool:
@@ -110,11 +113,15 @@ class Background(Generic[_Result]):
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Have a thread that is started here never get the run's signals, which have to wake the main thread."""
+    """Have a thread that is started here never get the run's signals, which have to wake the main thread.
+
+    Neither does it get SIGCHLD: torch's handler of it raises when a data loader's worker has died, and is to do so
+    behind the start, not in the middle of it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SHIELDED_SIGNALS, signal.SIGCHLD))
     try:
         yield
     finally:

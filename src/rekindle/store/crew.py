@@ -12,7 +12,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -43,23 +42,25 @@ class Crew(Generic[_Result]):
         self._left = deque(range(len(jobs)))
         self._found: dict[int, tuple[_Result] | BaseException] = {}
         self._news = threading.Condition()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(threads, len(jobs)))]
+        self._helpers = min(threads, len(jobs))
+        self._busy = 0
 
     def __enter__(self) -> Crew[_Result]:
         """Start the threads."""
-        started = []
-        with suppress(RuntimeError):  # none left, or the interpreter is on its way out
-            for thread in self._threads:
-                thread.start()
-                started.append(thread)
-        self._threads = started
+        try:
+            for _ in range(self._helpers):
+                threading.Thread(target=self._help, daemon=True).start()
+        except RuntimeError as error:
+            # None left, or the interpreter is on its way out. A handler of a signal may raise it as well: torch's does
+            # when a data loader's worker dies.
+            if "new thread" not in str(error):
+                self._end()
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Drop what nobody has begun, and wait for the rest: nobody touches the memory any more."""
-        self._left.clear()
-        for thread in self._threads:
-            thread.join()
+        self._end()
 
     def results(self) -> list[_Result]:
         """Return the results of all jobs, in order, or raise what the first of them raised."""
@@ -67,8 +68,12 @@ class Crew(Generic[_Result]):
 
     def result(self, number: int) -> _Result:
         """Return what a job returned, or raise what it raised; jobs that nobody has begun are done here meanwhile."""
-        while number not in self._found and self._step():
-            pass
+        while number not in self._found:
+            with self._news:
+                if not self._left:
+                    break
+                mine = self._left.popleft()
+            self._do(mine)
         with self._news:
             self._news.wait_for(lambda: number in self._found)
         found = self._found[number]
@@ -76,16 +81,19 @@ class Crew(Generic[_Result]):
             raise found
         return found[0]
 
-    def _work(self) -> None:
-        while self._step():
-            pass
+    def _help(self) -> None:
+        while True:
+            with self._news:
+                if not self._left:
+                    return
+                number = self._left.popleft()
+                self._busy += 1
+            self._do(number)
+            with self._news:
+                self._busy -= 1
+                self._news.notify_all()
 
-    def _step(self) -> bool:
-        """Do one job that is left; False where none is."""
-        try:
-            number = self._left.popleft()
-        except IndexError:
-            return False
+    def _do(self, number: int) -> None:
         found: tuple[_Result] | BaseException
         try:
             found = (self._jobs[number](),)
@@ -94,4 +102,9 @@ class Crew(Generic[_Result]):
         with self._news:
             self._found[number] = found
             self._news.notify_all()
-        return True
+
+    def _end(self) -> None:
+        # Threads are counted by their work and not joined: one whose start was interrupted is at work all the same.
+        with self._news:
+            self._left.clear()
+            self._news.wait_for(lambda: not self._busy)

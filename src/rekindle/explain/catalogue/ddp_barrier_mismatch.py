@@ -120,5 +120,5 @@ mp.start_processes(work, nprocs=2, start_method="fork")
 """
 EXAMPLE = _MAKE % (1, "dist.barrier() if rank == 0 else time.sleep(5)")
 MENDED = _MAKE % (30, "dist.barrier()")
-REQUIRES = ("linux",)
+REQUIRES = ("process", "linux")
 MESSAGE = ""

@@ -71,5 +71,5 @@ mp.start_processes(work, nprocs=2, start_method="fork")
 """
 EXAMPLE = _MAKE % "10 + rank"
 MENDED = _MAKE % "11"
-REQUIRES = ("linux",)
+REQUIRES = ("process", "linux")
 MESSAGE = ""

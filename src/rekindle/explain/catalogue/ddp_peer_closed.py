@@ -72,5 +72,5 @@ mp.start_processes(work, nprocs=2, start_method="fork")
 """
 EXAMPLE = _MAKE % "os._exit(0) if rank == 1 else None"
 MENDED = _MAKE % ""
-REQUIRES = ("linux",)
+REQUIRES = ("process", "linux")
 MESSAGE = ""
