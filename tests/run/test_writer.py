@@ -88,8 +88,10 @@ def test_a_handler_that_raises_while_it_starts_does_not_start_it_twice(monkeypat
         work = Background(lambda: calls.append(1), "the snapshot of step 7")
         with pytest.raises(RuntimeError, match="is killed by signal"):
             work.start()
+        assert signal.getsignal(signal.SIGCHLD) is worker_died
     finally:
         signal.signal(signal.SIGCHLD, before)
+    assert work.begun
     finished(work).result()
     assert calls == [1]
 

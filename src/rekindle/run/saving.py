@@ -195,8 +195,9 @@ class Saver:
         with contextlib.suppress(Exception):
             wanted = wanted_buffers(tracked, ranks=self._policy.ranks)
             if sum(tensor.nbytes for tensor in wanted.values()) >= _RESERVED_BYTES:
-                self._reserving = Background(partial(make_buffers, wanted), "memory for snapshots")
-                self._reserving.start()
+                work = Background(partial(make_buffers, wanted), "memory for snapshots")
+                work.start()
+                self._reserving = work
 
     def _reserved(self, say: Callable[[str], object]) -> dict[tuple[str, str], torch.Tensor]:
         work, self._reserving = self._reserving, None
@@ -312,8 +313,14 @@ class Saver:
             self._policy.agree,
         )
         if behind:
-            self.under_way = Background(partial(_write, writing), f"the snapshot of step {mark.steps_done:,}")
-            self.under_way.start()
+            work = Background(partial(_write, writing), f"the snapshot of step {mark.steps_done:,}")
+            try:
+                work.start()
+            finally:
+                if work.begun:
+                    self.under_way = work
+                else:
+                    self.best = self._best_before
             return
         try:
             written = _write(writing)

@@ -37,6 +37,9 @@ class Background(Generic[_Result]):
     Args:
         work: called once, there.
         what: what it makes, in words such as ``the snapshot of step 400``.
+
+    Attributes:
+        begun: whether it was started, whatever `start` raised.
     """
 
     def __init__(self, work: Callable[[], _Result], what: str) -> None:
@@ -46,13 +49,15 @@ class Background(Generic[_Result]):
         self._results: list[_Result] = []
         self._error: BaseException | None = None
         self._pid = os.getpid()
+        self.begun = False
         # Daemonic, since Python would wait for any other before the exit functions, without an end and without a word.
         self._thread = threading.Thread(target=self._run, name="rekindle-writer", daemon=True)
 
     def start(self) -> None:
-        """Begin; to be called once, when the caller can find it again: a signal's handler may raise on the way out."""
-        _under_way.add(self)
-        with _signals_held_back():
+        """Begin; to be called once. A handler of SIGCHLD may raise before it has `begun`, or after; not between."""
+        with _children_unheard(), _signals_held_back():
+            self.begun = True
+            _under_way.add(self)
             try:
                 self._thread.start()
             except RuntimeError:  # the system has none left, or the interpreter is on its way out: done here and now
@@ -112,16 +117,33 @@ class Background(Generic[_Result]):
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Have a thread that is started here never get the run's signals, which have to wake the main thread.
+def _children_unheard() -> Iterator[None]:
+    """Put off the handler of SIGCHLD: torch's raises when a data loader's worker has died, wherever the main thread is.
 
-    Neither does it get SIGCHLD: torch's handler of it raises when a data loader's worker has died, and is to do so
-    behind the start, not in the middle of it.
+    In the middle of the start of a thread that would look as if there were none to be had. Blocking the signal is not
+    enough: where another thread gets it, the handler runs in this one all the same.
     """
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        if came:
+            signal.raise_signal(signal.SIGCHLD)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Have a thread that is started here never get the run's signals, which have to wake the main thread."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SHIELDED_SIGNALS, signal.SIGCHLD))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED_SIGNALS)
     try:
         yield
     finally:
