@@ -545,3 +545,18 @@ def test_a_schedule_that_is_not_tracked_is_said_once(tmp_path, capfd):
     assert "a schedule was made for optimizer, and it is not tracked" in line
     assert scheduled(tmp_path / "tracked", capfd, scheduler=lambda schedule: schedule) == []
     assert scheduled(tmp_path / "wrapped", capfd, scheduler=Wrapped) == []
+
+
+def test_complex_weights_are_looked_at_without_a_warning_of_torch(tmp_path, capfd):
+    class Turning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+            self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+        def forward(self, inputs):
+            return self.inner(inputs) * self.turn.real + self.turn.imag
+
+    model = Turning()
+    train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert "RK-PIT" not in capfd.readouterr().err

@@ -292,3 +292,24 @@ def test_a_model_that_takes_the_weights_of_another_now_and_then_resumes_to_the_s
     again, slow_again = follow(tmp_path / "cut")
     assert same(fast, again)
     assert same(slow, slow_again)
+
+
+def test_weights_of_eight_bits_are_copied_and_complex_ones_averaged():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+            self.packed = nn.Parameter(torch.ones(4).to(torch.float8_e4m3fn), requires_grad=False)
+            self.codes = nn.Parameter(torch.arange(4, dtype=torch.int8), requires_grad=False)
+
+    model = Mixed()
+    average = rk.average(model, decay=0.5)
+    average.update()
+    with torch.no_grad():
+        model.scale.fill_(3j)
+        model.packed.copy_(torch.full((4,), 2.0).to(torch.float8_e4m3fn))
+        model.codes.add_(1)
+    average.update()
+    assert torch.equal(average.module.scale, torch.full((3,), 0.5 + 1.5j))
+    assert torch.equal(average.module.packed.float(), torch.full((4,), 2.0))
+    assert torch.equal(average.module.codes, torch.arange(1, 5, dtype=torch.int8))

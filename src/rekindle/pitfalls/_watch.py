@@ -432,7 +432,7 @@ def _sizes(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> 
     usable = [one for one in parameters if one.grad is not None and not one.grad.is_sparse]
     for device in {one.device for one in usable}:
         here = [one for one in usable if one.device == device]
-        norms = torch.stack([torch.linalg.vector_norm(one.grad.detach().float()) for one in here]).tolist()  # type: ignore[union-attr] # usable ones have one
+        norms = torch.stack([_norm(one.grad) for one in here if one.grad is not None]).tolist()  # usable ones have one
         for one, norm in zip(here, norms, strict=True):
             ok = math.isfinite(norm)
             sizes[id(one)] = Gradient(norm / math.sqrt(max(1, one.numel())) if ok else None, ok)
@@ -443,7 +443,7 @@ def _sizes(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> 
         return sizes, 0.0
     rates = {id(one): float(group["lr"]) for group in optimizer.param_groups for one in group["params"]}
     moved = sum((rates[id(one)] * (sizes[id(one)].size or 0.0)) ** 2 * one.numel() for one in usable)
-    stays = sum(float(torch.linalg.vector_norm(one.detach().float())) ** 2 for one in usable)
+    stays = sum(float(_norm(one)) ** 2 for one in usable)
     return sizes, math.sqrt(moved / stays) if stays > 0 else 0.0
 
 
@@ -533,3 +533,9 @@ def _print_of(tensor: torch.Tensor) -> int:
 def _repeats(reference: weakref.ref[Any]) -> bool:
     loader = reference()
     return loader is not None and bool(getattr(loader, "repeats_order", False))
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    exact = tensor.detach()
+    norm: torch.Tensor = torch.linalg.vector_norm(exact if exact.is_complex() else exact.float())
+    return norm

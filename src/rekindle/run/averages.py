@@ -88,6 +88,9 @@ class Average(nn.Module):
         if self._averages_buffers:
             averaged += [pair for pair in copied if pair[0].is_floating_point()]
             copied = [pair for pair in copied if not pair[0].is_floating_point()]
+        # Weights of 8 bits or whole numbers are made of others and trained by nobody: they have no mean.
+        copied += [pair for pair in averaged if not _has_a_mean(pair[0])]
+        averaged = [pair for pair in averaged if _has_a_mean(pair[0])]
         if late > 0 and late % self._every:
             return
         if late <= 0 or self.updates == 0:
@@ -253,3 +256,7 @@ def _nearest(key: str, there: Mapping[str, object], here: Mapping[str, object]) 
 def _copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
+
+
+def _has_a_mean(tensor: torch.Tensor) -> bool:
+    return tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() > 1)
